@@ -1,0 +1,1 @@
+"""Who answers: the embedded engine `hf`; later vllm, server and the exact toy oracle."""

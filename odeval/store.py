@@ -1,0 +1,299 @@
+"""The run folder: atomic parts, resume by (prompt_id, sample_id), provenance. Nothing is ever half written.
+
+    run/
+      run.json                         what made it: model, task, sampling, versions, command, time
+      prompts.jsonl                    the questions, in the format `--task FILE` reads
+      samples/part-00000-00000.parquet block of prompts, first sample_id of the part
+      grades.parquet
+      tokens/trajectory=student/part-*.parquet
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from odeval.errors import CannotJudge, OdevalError
+from odeval.types import TOKEN_COLUMNS, Prompt, content_hash
+
+SCHEMA_VERSION = 1
+_RECORDED = ("odeval", "numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "vllm")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step: readers see the old file or the new one, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step.
+
+    Raises:
+        OdevalError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OdevalError(f"cannot write {path}: {error.strerror or error}; choose another output folder") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that odeval wrote.
+
+    Raises:
+        OdevalError: It is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise OdevalError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise OdevalError(f"{path}: cannot be read as JSON ({error})") from error
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """Hash names and bytes of files, in the order given: 16 hex digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what can change a number, for provenance."""
+    found = {"python": platform.python_version()}
+    for name in _RECORDED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@cache
+def git_state() -> str:
+    """Commit of the checkout this package is imported from, "+dirty" if changed, "" when installed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def provenance(**extra: Any) -> dict[str, Any]:
+    """What made an artifact: command, versions, commit, time, and whatever the stage adds."""
+    return {
+        "command": " ".join(["odeval", *sys.argv[1:]]),
+        "versions": versions(),
+        "git": git_state(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **extra,
+    }
+
+
+class RunFolder:
+    """One model's answers to one task, and everything computed from them.
+
+    Args:
+        path: The folder; it need not exist yet.
+
+    Example:
+        >>> RunFolder(Path("runs/student")).samples.as_posix()
+        'runs/student/samples'
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.samples = self.path / "samples"
+        self.grades = self.path / "grades.parquet"
+
+    @property
+    def label(self) -> str:
+        return self.path.resolve().name
+
+    def tokens(self, trajectory: str) -> Path:
+        return self.path / "tokens" / f"trajectory={trajectory}"
+
+    def open(self, meta: Mapping[str, Any], prompts: Sequence[Prompt]) -> None:
+        """Create the folder, or check that it holds the same run so that it can be continued.
+
+        Args:
+            meta: `model`, `task`, `sampling` of the run, JSON-able. `sampling.n` may grow.
+            prompts: What is asked.
+
+        Raises:
+            OdevalError: The folder holds another run, or cannot be written.
+        """
+        lines = [prompt_line(prompt) for prompt in prompts]
+        meta = {**meta, "prompts": content_hash(lines)}
+        if (self.path / "run.json").exists():
+            old = self.meta()
+            for key in ("model", "task", "sampling", "prompts"):
+                if _comparable(key, old.get(key)) != _comparable(key, meta[key]):
+                    raise OdevalError(
+                        f"{self.path} holds another run: {key} was {_short(old.get(key))}, now {_short(meta[key])}; "
+                        "choose another --out, or delete the folder"
+                    )
+            if meta["sampling"]["n"] < old["sampling"]["n"]:
+                meta = {**meta, "sampling": old["sampling"]}  # the deeper run is kept whole
+        write_text(self.path / "prompts.jsonl", "".join(line + "\n" for line in lines))
+        write_json(self.path / "run.json", {"schema": SCHEMA_VERSION, **meta, "provenance": provenance()})
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process from writing the same run at the same time."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise OdevalError(
+                f"cannot write {self.path}: {error.strerror or error}; choose another output folder"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise OdevalError(f"{self.path}: another odeval process is writing it; wait for it to end") from None
+            yield
+
+    def meta(self) -> dict[str, Any]:
+        """Read run.json.
+
+        Raises:
+            CannotJudge: There is no run here, or a newer odeval wrote it.
+        """
+        path = self.path / "run.json"
+        if not path.exists():
+            raise CannotJudge(f"{self.path}: no run here (run.json is missing); make one with `odeval sample`")
+        meta: dict[str, Any] = read_json(path)
+        if meta.get("schema", 0) > SCHEMA_VERSION:
+            raise CannotJudge(f"{path}: written by a newer odeval (schema {meta['schema']}); upgrade odeval")
+        return meta
+
+    def prompts(self) -> list[Prompt]:
+        """Read the questions, in their order."""
+        path = self.path / "prompts.jsonl"
+        if not path.exists():
+            raise CannotJudge(f"{path}: missing; the run folder is not whole")
+        return [parse_prompt(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def part_paths(self, folder: Path) -> list[Path]:
+        return sorted(folder.glob("part-*.parquet"))
+
+    def iterate(self, folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield a folder's tables part by part, in order.
+
+        Raises:
+            OdevalError: A part is damaged.
+        """
+        for path in self.part_paths(folder):
+            try:
+                yield pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+            except (pa.ArrowException, OSError) as error:
+                raise OdevalError(
+                    f"{path}: damaged ({str(error).splitlines()[0]}); delete it and rerun the stage"
+                ) from error
+
+    def keys(self, folder: Path) -> set[tuple[str, int]]:
+        """The (prompt_id, sample_id) pairs that are already there."""
+        found: set[tuple[str, int]] = set()
+        for table in self.iterate(folder, ["prompt_id", "sample_id"]):
+            found.update(zip(table["prompt_id"].to_pylist(), table["sample_id"].to_pylist(), strict=True))
+        return found
+
+    def fingerprint(self, folder: Path) -> str:
+        """Hash of a stage's artifact, recorded by whatever is computed from it."""
+        return hash_files([folder] if folder.is_file() else self.part_paths(folder))
+
+
+def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> None:
+    """Write one parquet part atomically; equal rows and equal `made_from` give equal bytes.
+
+    The time of writing stands in run.json only, so that a resumed run equals an uninterrupted one.
+    """
+    record = json.dumps({"versions": versions(), "git": git_state(), **made_from}, sort_keys=True)
+    table = table.replace_schema_metadata({"provenance": record})
+    stream = [f"{name}.list.element" for name in TOKEN_COLUMNS if name in table.column_names]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=["prompt_id", *(c for c in ("finish_reason", "why") if c in table.column_names)],
+        column_encoding={name: "BYTE_STREAM_SPLIT" for name in stream} or None,
+    )
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def part_provenance(path: Path) -> dict[str, Any]:
+    """Read back what `write_table` recorded in a parquet file."""
+    found = pq.read_schema(path).metadata or {}
+    record: dict[str, Any] = json.loads(found.get(b"provenance", b"{}"))
+    return record
+
+
+def prompt_line(prompt: Prompt) -> str:
+    """One line of prompts.jsonl."""
+    row: dict[str, Any] = {"id": prompt.prompt_id}
+    if prompt.messages is None:
+        row["prompt"] = prompt.text
+    else:
+        row["messages"] = list(prompt.messages)
+    row["answer"] = prompt.answer
+    if prompt.cluster:
+        row["cluster"] = prompt.cluster
+    return json.dumps(row, ensure_ascii=False)
+
+
+def parse_prompt(row: Mapping[str, Any]) -> Prompt:
+    """The inverse of `prompt_line`, for rows that are known to be well formed."""
+    messages = row.get("messages")
+    return Prompt(
+        text=row.get("prompt"),
+        messages=None if messages is None else tuple(messages),
+        answer=row.get("answer", ""),
+        id=row.get("id", ""),
+        cluster=row.get("cluster", ""),
+    )
+
+
+def _comparable(key: str, value: Any) -> Any:
+    if key == "sampling" and isinstance(value, dict):
+        return {name: value[name] for name in value if name != "n"}
+    if key == "model" and isinstance(value, dict):
+        return value.get("fingerprint") or value.get("path")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else text[:157] + "…"

@@ -1,0 +1,261 @@
+"""The records that pass between stages, and the schema of every table. No logic beyond validation.
+
+Letters in names and docstrings: P prompts, S samples per prompt, T tokens, V vocabulary, J grid points of a
+curve. Entropies, log-probabilities and divergences are in nats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from odeval.errors import OdevalError
+
+FinishReason = Literal["stop", "length", "error"]
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Direction = Literal["higher", "lower", "neutral"]
+
+SAMPLES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_id", pa.int32(), nullable=False),
+        pa.field("seed", pa.uint64()),
+        pa.field("prompt_token_ids", pa.list_(pa.int32())),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("logprobs", pa.list_(pa.float32())),  # the engine's own, at temperature 1; null if it gave none
+        pa.field("completion", pa.string()),
+        pa.field("finish_reason", pa.string(), nullable=False),
+    ]
+)
+GRADES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_id", pa.int32(), nullable=False),
+        pa.field("correct", pa.bool_()),  # null: not graded. Never counted as wrong
+        pa.field("answer", pa.string()),
+        pa.field("why", pa.string()),
+    ]
+)
+TOKEN_COLUMNS = ("teacher_logprob", "student_logprob", "teacher_entropy", "student_entropy", "forward_kl", "reverse_kl")
+TOKENS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_id", pa.int32(), nullable=False),
+        *(pa.field(name, pa.list_(pa.float32())) for name in TOKEN_COLUMNS),
+    ]
+)
+TRAJECTORIES = ("teacher", "student")
+
+
+def content_hash(value: Any) -> str:
+    """Return 16 hex digits (64 bits) that depend only on the JSON content of `value`.
+
+    Example:
+        >>> content_hash({"b": 1, "a": 2}) == content_hash({"a": 2, "b": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question, with what is needed to grade an answer to it.
+
+    Attributes:
+        text: The prompt as plain text; None when `messages` is given.
+        messages: Chat turns `{"role", "content"}`, rendered by the model's own chat template.
+        answer: What the grader compares with, in the task's own format.
+        id: The user's name for it; a hash of the content when empty.
+        cluster: Prompts that share a template or passage share a cluster, and are not independent.
+    """
+
+    text: str | None = None
+    messages: tuple[Mapping[str, str], ...] | None = None
+    answer: str = ""
+    id: str = ""
+    cluster: str = ""
+
+    @property
+    def content(self) -> str:
+        """A hash of what the model sees and what the grader knows; equal content means the same question."""
+        return content_hash([self.text, None if self.messages is None else list(self.messages), self.answer])
+
+    @property
+    def prompt_id(self) -> str:
+        return self.id or self.content
+
+    def display(self) -> str:
+        """The prompt as one text for people to read."""
+        if self.messages is None:
+            return self.text or ""
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How completions are drawn. The defaults truncate nothing.
+
+    Attributes:
+        n: Completions per prompt.
+        temperature: Divides the logits; 0 means greedy, and then n must be 1.
+        top_p: Keep the smallest set of likeliest tokens whose mass reaches top_p; 1 keeps all.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        max_tokens: A completion longer than this ends with finish_reason "length".
+        seed: Of the run. Each completion's own seed is a hash of (seed, prompt_id, sample_id).
+    """
+
+    n: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise OdevalError(f"n {self.n}: at least 1 completion per prompt is needed")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise OdevalError(f"temperature {self.temperature}: must be a finite number >= 0")
+        if self.temperature == 0 and self.n > 1:
+            raise OdevalError(
+                f"temperature 0 with n {self.n}: greedy decoding gives {self.n} copies of one completion, "
+                "and pass@k would equal pass@1; use temperature 1, or n 1"
+            )
+        if not 0 < self.top_p <= 1:
+            raise OdevalError(f"top_p {self.top_p}: must be in (0, 1]; 1 keeps every token")
+        if self.top_k < 0:
+            raise OdevalError(f"top_k {self.top_k}: must be >= 0; 0 keeps every token")
+        if self.max_tokens < 1:
+            raise OdevalError(f"max_tokens {self.max_tokens}: must be >= 1")
+
+    def distribution(self) -> dict[str, Any]:
+        """What the distribution of one completion depends on; runs that are compared must agree on it."""
+        values = asdict(self)
+        return {key: values[key] for key in ("temperature", "top_p", "top_k", "max_tokens")}
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer, as an engine returns it."""
+
+    sample_id: int
+    seed: int
+    token_ids: Sequence[int]  # includes the stop token: stopping is a decision with an entropy of its own
+    text: str  # without special tokens
+    finish_reason: FinishReason
+    logprobs: Sequence[float] | None = None  # of token_ids under the untruncated model at temperature 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Which weights answered.
+
+    Attributes:
+        path: As the user named it.
+        fingerprint: Hash of the weights and config files.
+        vocabulary: Hash of the token -> id map.
+        template: Hash of the chat template, empty when there is none.
+    """
+
+    path: str
+    fingerprint: str = ""
+    vocabulary: str = ""
+    template: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """A grader's answer: right, wrong, or not gradable (None), with the canonical answer and a reason."""
+
+    correct: bool | None
+    answer: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PerPrompt:
+    """What every metric returns: sums per prompt, from which value = Σ numerator / Σ denominator.
+
+    Sums of blocks are sums of the whole, so a metric over tokens may be computed part by part.
+
+    Attributes:
+        prompt_ids: [P] str.
+        numerator: [P] or [P, J] float64; J is the grid of a curve such as k of pass@k.
+        denominator: Same shape; 0 or NaN where the prompt says nothing.
+        grid: [J] the grid's values, empty for a scalar metric.
+    """
+
+    prompt_ids: np.ndarray
+    numerator: np.ndarray
+    denominator: np.ndarray
+    grid: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        expected = (len(self.prompt_ids), len(self.grid)) if self.grid else (len(self.prompt_ids),)
+        for name in ("numerator", "denominator"):
+            value = np.asarray(getattr(self, name), dtype=np.float64)
+            if value.shape != expected:
+                raise ValueError(f"PerPrompt.{name} has shape {value.shape}, expected {expected}")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "prompt_ids", np.asarray(self.prompt_ids, dtype=object))
+
+    def frame(self) -> pd.DataFrame:
+        """The sums as a table indexed by prompt_id (scalar metrics only)."""
+        return pd.DataFrame({"numerator": self.numerator, "denominator": self.denominator}, index=self.prompt_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number that never travels alone. NaN bounds mean unknown, and `caution` says why.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end of the interval.
+        high: Upper end.
+        n: Prompts it rests on.
+        caution: Empty, or what a careful reader should know.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    caution: str = ""
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule, judged."""
+
+    rule: str
+    verdict: Verdict
+    severity: Literal["fail", "warn"]
+    measured: Estimate
+    why: str  # the rule's reason
+    detail: str  # how the verdict follows from the interval, in words
+    candidate: str = ""
+    against: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The one object behind text, HTML, JSON and exit code."""
+
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    headline: str
+    diagnosis: str = ""
+    notes: tuple[str, ...] = field(default_factory=tuple)
