@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -28,64 +26,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from odeval.atomic import hash_files, read_json, write_bytes, write_json, write_text
 from odeval.errors import CannotJudge, OdevalError
 from odeval.types import TOKEN_COLUMNS, Prompt, content_hash
 
 SCHEMA_VERSION = 1
 _RECORDED = ("odeval", "numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "vllm")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step: readers see the old file or the new one, never a part."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step.
-
-    Raises:
-        OdevalError: The folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OdevalError(f"cannot write {path}: {error.strerror or error}; choose another output folder") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file that odeval wrote.
-
-    Raises:
-        OdevalError: It is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise OdevalError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise OdevalError(f"{path}: cannot be read as JSON ({error})") from error
-
-
-def hash_files(paths: Sequence[Path]) -> str:
-    """Hash names and bytes of files, in the order given: 16 hex digits."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
-    return digest.hexdigest()
 
 
 @cache
@@ -229,6 +175,17 @@ class RunFolder:
         for table in self.iterate(folder, ["prompt_id", "sample_id"]):
             found.update(zip(table["prompt_id"].to_pylist(), table["sample_id"].to_pylist(), strict=True))
         return found
+
+    def stale_tokens(self, trajectory: str, source: RunFolder) -> str:
+        """Say why tokens/ do not belong to the samples of `source`, "" if they do."""
+        parts = {path.name: path for path in source.part_paths(source.samples)}
+        scored = {path.name: path for path in self.part_paths(self.tokens(trajectory))}
+        if parts.keys() != scored.keys():
+            return f"{len(scored)} of {len(parts)} parts of {source.path} are scored"
+        for name, path in scored.items():
+            if part_provenance(path).get("samples") != hash_files([parts[name]]):
+                return f"{name} was scored from other samples than are in {source.path} now"
+        return ""
 
     def fingerprint(self, folder: Path) -> str:
         """Hash of a stage's artifact, recorded by whatever is computed from it."""

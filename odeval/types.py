@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -110,7 +110,7 @@ class SamplingParams:
         top_p: Keep the smallest set of likeliest tokens whose mass reaches top_p; 1 keeps all.
         top_k: Keep the k likeliest tokens; 0 keeps all.
         max_tokens: A completion longer than this ends with finish_reason "length".
-        seed: Of the run. Each completion's own seed is a hash of (seed, prompt_id, sample_id).
+        seed: Of the run. Each completion's own seed is a hash of (seed, model, prompt_id, sample_id).
     """
 
     n: int = 64
@@ -147,8 +147,6 @@ class SamplingParams:
 class Completion:
     """One sampled answer, as an engine returns it."""
 
-    sample_id: int
-    seed: int
     token_ids: Sequence[int]  # includes the stop token: stopping is a decision with an entropy of its own
     text: str  # without special tokens
     finish_reason: FinishReason
@@ -223,6 +221,8 @@ class Estimate:
         high: Upper end.
         n: Prompts it rests on.
         caution: Empty, or what a careful reader should know.
+        se: Standard error, 0 where nothing varies.
+        degrees: Of freedom of the t distribution behind the interval.
     """
 
     value: float
@@ -230,6 +230,8 @@ class Estimate:
     high: float = math.nan
     n: int = 0
     caution: str = ""
+    se: float = math.nan
+    degrees: int = 0
 
     @property
     def known(self) -> bool:
@@ -238,24 +240,47 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One rule, judged."""
+    """One rule, judged for one candidate.
+
+    Attributes:
+        rule: As written.
+        verdict: PASS, FAIL or INCONCLUSIVE.
+        severity: "warn" leaves the overall verdict alone.
+        against: Label of the run compared with, "" for a rule on the candidate alone.
+        value: What was measured; for a curve, at its worst point.
+        low: Lower one-sided bound.
+        high: Upper one-sided bound.
+        unit: Of value and bounds.
+        detail: How the verdict follows from the bounds, in words.
+        why: The rule's own reason.
+    """
 
     rule: str
     verdict: Verdict
     severity: Literal["fail", "warn"]
-    measured: Estimate
-    why: str  # the rule's reason
-    detail: str  # how the verdict follows from the interval, in words
-    candidate: str = ""
-    against: str = ""
+    against: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    detail: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The one object behind text, HTML, JSON and exit code."""
+    """One candidate's verdict: the one object behind text, HTML, JSON and exit code.
 
+    Attributes:
+        candidate: Label of the run.
+        verdict: FAIL if any rule of severity "fail" failed, else INCONCLUSIVE if any is, else PASS.
+        headline: What happened, in one sentence.
+        diagnosis: "COLLAPSE" when pass@1 is no worse and some larger k is worse by more than the margin.
+        checks: Every rule.
+    """
+
+    candidate: str
     verdict: Verdict
-    checks: tuple[Check, ...]
     headline: str
-    diagnosis: str = ""
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    diagnosis: str
+    checks: tuple[Check, ...]

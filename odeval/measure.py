@@ -1,0 +1,158 @@
+"""One run folder → every metric's sums per prompt. Reads the token tables part by part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from odeval.errors import CannotJudge
+from odeval.grading import check_grades
+from odeval.metrics import METRICS
+from odeval.metrics.entropy import survival
+from odeval.metrics.passk import counts
+from odeval.metrics.tokens import added, blocks
+from odeval.store import RunFolder, part_provenance
+from odeval.types import TRAJECTORIES, PerPrompt, Prompt
+
+SURVIVAL_EDGES = np.linspace(0.0, 5.0, 101)  # nats
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A run, reduced to what comparisons need.
+
+    Attributes:
+        label: Name of the run, unique in a comparison.
+        meta: run.json.
+        prompts: By prompt_id.
+        completions: One row a completion: prompt_id, sample_id, seed, correct, answer, finish_reason, num_tokens,
+            logprob, digest.
+        counts: n and c per prompt.
+        sums: Metric name (with @trajectory for token metrics) → PerPrompt.
+        survival: Trajectory → {"teacher", "student"} → token counts per bin of SURVIVAL_EDGES; empty if not scored.
+        scored: What tokens/ was computed from: teacher and student fingerprints.
+    """
+
+    label: str
+    meta: dict[str, Any]
+    prompts: dict[str, Prompt]
+    completions: pd.DataFrame
+    counts: pd.DataFrame
+    sums: dict[str, PerPrompt]
+    survival: dict[str, dict[str, np.ndarray]]
+    scored: dict[str, Any]
+
+
+def measure(run: RunFolder, label: str, threshold: float) -> Measured:
+    """Compute every entry of METRICS on one run.
+
+    Args:
+        run: Sampled and graded; scored if token metrics are wanted.
+        label: Its name in the comparison.
+        threshold: τ of a branch point, nats.
+
+    Raises:
+        CannotJudge: The run is not graded, or an artifact is older than what it was made from.
+    """
+    meta = run.meta()
+    check_grades(run)
+    completions = load_completions(run)
+    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
+    absent = [prompt_id for prompt_id in prompts if prompt_id not in set(completions["prompt_id"])]
+    if absent:
+        raise CannotJudge(f"{run.path}: {len(absent)} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`")
+    sums = {
+        name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"
+    }
+    histograms: dict[str, dict[str, np.ndarray]] = {}
+    scored: dict[str, Any] = {}
+    for trajectory in TRAJECTORIES:
+        paths = run.part_paths(run.tokens(trajectory))
+        if not paths:
+            continue
+        scored = part_provenance(paths[0])
+        sums.update(_token_sums(run, trajectory, threshold, histograms))
+    return Measured(label, meta, prompts, completions, counts(completions), sums, histograms, scored)
+
+
+def _token_sums(
+    run: RunFolder, trajectory: str, threshold: float, histograms: dict[str, dict[str, np.ndarray]]
+) -> dict[str, PerPrompt]:
+    sums: dict[str, PerPrompt] = {}
+    totals: dict[str, np.ndarray] = {}
+    for tokens in blocks(run, trajectory):
+        for name, metric in METRICS.items():
+            if metric.table == "tokens":
+                key = f"{name}@{trajectory}"
+                sums[key] = added(sums.get(key), metric.compute(tokens, threshold))
+        for model, found in survival(tokens, SURVIVAL_EDGES).items():
+            totals[model] = totals.get(model, 0) + found
+    histograms[trajectory] = totals
+    return sums
+
+
+def load_completions(run: RunFolder) -> pd.DataFrame:
+    """Join samples with grades, without the texts.
+
+    Returns:
+        Frame sorted by (prompt_id, sample_id); `correct` is 1.0, 0.0 or NaN.
+    """
+    columns = ["prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason"]
+    frames = []
+    for table in run.iterate(run.samples, columns):
+        tokens = table["token_ids"].combine_chunks()
+        known = tokens.null_count == 0
+        frames.append(
+            pd.DataFrame(
+                {
+                    "prompt_id": table["prompt_id"].to_pylist(),
+                    "sample_id": table["sample_id"].to_numpy(),
+                    "seed": table["seed"].to_pylist(),
+                    "finish_reason": table["finish_reason"].to_pylist(),
+                    "num_tokens": pa.compute.list_value_length(tokens).to_numpy(zero_copy_only=False) if known else np.nan,
+                    "logprob": _list_sums(table["logprobs"].combine_chunks()),
+                    "digest": _token_digests(tokens) if known else _text_digests(table["completion"].to_pylist()),
+                }
+            )
+        )
+    samples = pd.concat(frames, ignore_index=True)
+    grades = pq.read_table(run.grades)
+    graded = pd.DataFrame(
+        {
+            "prompt_id": grades["prompt_id"].to_pylist(),
+            "sample_id": grades["sample_id"].to_numpy(),
+            "correct": grades["correct"].cast(pa.float64()).to_numpy(zero_copy_only=False),
+            "answer": grades["answer"].to_pylist(),
+        }
+    )
+    joined = samples.merge(graded, on=["prompt_id", "sample_id"], how="left", validate="one_to_one")
+    return joined.sort_values(["prompt_id", "sample_id"], ignore_index=True)
+
+
+def _list_sums(lists: pa.ListArray) -> np.ndarray:
+    """Sum each list; NaN where it is null."""
+    values, offsets = lists.values.to_numpy().astype(np.float64), lists.offsets.to_numpy()
+    running = np.concatenate([[0.0], np.cumsum(values)])
+    sums = running[offsets[1:]] - running[offsets[:-1]]
+    sums[lists.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    return sums
+
+
+def _token_digests(tokens: pa.ListArray) -> list[int]:
+    values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
+    return [_digest(values[start:end].tobytes()) for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def _text_digests(texts: Sequence[str | None]) -> list[int]:
+    return [_digest((text or "").encode(errors="surrogatepass")) for text in texts]
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,51 @@
+"""Did the branch points survive? Shares of high-entropy tokens and retention, from token tables.
+
+A branch point (also called high-entropy or forking token) is a position where the teacher's entropy is at or above
+a stated threshold τ in nats. Functions take one TokenBlock and τ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from odeval.metrics.tokens import TokenBlock
+from odeval.types import PerPrompt
+
+
+def teacher_high_entropy(tokens: TokenBlock, threshold: float) -> PerPrompt:
+    """Share of tokens at which the teacher's entropy is >= τ."""
+    return tokens.sums(tokens.teacher_entropy >= threshold, np.ones_like(tokens.teacher_entropy))
+
+
+def student_high_entropy(tokens: TokenBlock, threshold: float) -> PerPrompt:
+    """Share of tokens at which the student's entropy is >= τ."""
+    return tokens.sums(tokens.student_entropy >= threshold, np.ones_like(tokens.student_entropy))
+
+
+def retention(tokens: TokenBlock, threshold: float) -> PerPrompt:
+    """Share of the teacher's branch points that are high-entropy for the student too, in the same context.
+
+        R(τ) = P(H_student >= τ | H_teacher >= τ)
+
+    Source:
+        Ours; the matched-position reading of arXiv 2603.07079, section 3.
+    """
+    branch = tokens.teacher_entropy >= threshold
+    return tokens.sums(branch & (tokens.student_entropy >= threshold), branch)
+
+
+def survival(tokens: TokenBlock, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """Count tokens by entropy, for the survival curves of both models.
+
+    Args:
+        tokens: One block.
+        edges: [B + 1] increasing; values beyond the last edge fall into the last bin.
+
+    Returns:
+        "teacher" and "student", each [B] counts.
+    """
+    top = np.nextafter(edges[-1], edges[0])
+    return {
+        "teacher": np.histogram(np.minimum(tokens.teacher_entropy, top), edges)[0],
+        "student": np.histogram(np.minimum(tokens.student_entropy, top), edges)[0],
+    }

@@ -1,0 +1,84 @@
+"""The token tables of one trajectory, flattened without copies and read part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from odeval.store import RunFolder
+from odeval.types import TOKEN_COLUMNS, PerPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBlock:
+    """Some completions of one trajectory, one value per generated token, in nats.
+
+    Attributes:
+        prompt_ids: [P] of the block.
+        prompt: [N] index into prompt_ids for each token.
+        sequence: [N] number of the completion inside the block.
+        teacher_logprob: [N] of the sampled token, and so on for the six columns.
+    """
+
+    prompt_ids: np.ndarray
+    prompt: np.ndarray
+    sequence: np.ndarray
+    teacher_logprob: np.ndarray
+    student_logprob: np.ndarray
+    teacher_entropy: np.ndarray
+    student_entropy: np.ndarray
+    forward_kl: np.ndarray
+    reverse_kl: np.ndarray
+
+    def sums(self, numerator: np.ndarray, denominator: np.ndarray) -> PerPrompt:
+        """Add up per-token values [N] by prompt."""
+        count = len(self.prompt_ids)
+        return PerPrompt(
+            self.prompt_ids,
+            np.bincount(self.prompt, weights=numerator, minlength=count),
+            np.bincount(self.prompt, weights=denominator, minlength=count),
+        )
+
+
+def block(table: pa.Table) -> TokenBlock:
+    """Flatten one part of tokens/."""
+    table = table.combine_chunks()
+    column = table["teacher_entropy"].combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    lengths = np.diff(column.offsets.to_numpy())
+    names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
+    values = {name: _flat(table[name]) for name in TOKEN_COLUMNS}
+    return TokenBlock(
+        prompt_ids=names,
+        prompt=np.repeat(prompt, lengths),
+        sequence=np.repeat(np.arange(len(lengths)), lengths),
+        **values,
+    )
+
+
+def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
+    """Yield the parts of a trajectory; memory does not grow with their number."""
+    for table in run.iterate(run.tokens(trajectory), ["prompt_id", *TOKEN_COLUMNS]):
+        yield block(table)
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
+    return values
+
+
+def added(left: PerPrompt | None, right: PerPrompt) -> PerPrompt:
+    """Add two blocks' sums; a prompt may stand in both."""
+    if left is None:
+        return right
+    names, where = np.unique(np.concatenate([left.prompt_ids, right.prompt_ids]), return_inverse=True)
+    sums = [
+        np.bincount(where, weights=np.concatenate([getattr(left, key), getattr(right, key)]), minlength=len(names))
+        for key in ("numerator", "denominator")
+    ]
+    return PerPrompt(names, sums[0], sums[1])

@@ -1,0 +1,199 @@
+"""Can these runs be compared, and believed? Checks that come before any conclusion.
+
+A check is "ok", "warn" or "block"; a blocked comparison has no verdict. A check that could not be made says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+from odeval.errors import OdevalError
+from odeval.measure import Measured
+from odeval.types import PerPrompt
+
+Status = Literal["ok", "warn", "block", "unknown"]
+
+FEW_PROMPTS, TOO_FEW_PROMPTS = 100, 50
+_TRUNCATED = 0.02
+_UNGRADED = 0.02
+_CHANCE = 1e-4  # one-sided probability under which repeats are called suspicious
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """One line of the trust panel."""
+
+    check: str
+    status: Status
+    detail: str
+
+
+def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, ...] = ()) -> None:
+    """Refuse to compare runs that were asked different questions, or in different ways.
+
+    Args:
+        reference: A run.
+        other: Another.
+        allowed: Names of sampling settings that may differ.
+
+    Raises:
+        OdevalError: They differ; the text names the setting and how to go on.
+    """
+    ours, theirs = (run.meta["sampling"] for run in (other, reference))
+    for key in ("temperature", "top_p", "top_k", "max_tokens"):
+        if ours.get(key) != theirs.get(key) and key not in allowed:
+            raise OdevalError(
+                f"{other.label}: {key} {ours.get(key)} differs from {reference.label}'s {theirs.get(key)}; coverage is "
+                f"comparable only under equal sampling: resample one, or pass --allow-mismatch {key}"
+            )
+    if other.meta["task"]["grader"] != reference.meta["task"]["grader"]:
+        raise OdevalError(
+            f"{other.label}: graded by {other.meta['task']['grader']}, {reference.label} by "
+            f"{reference.meta['task']['grader']}; grade both alike with `odeval grade`"
+        )
+    missing = sorted(reference.prompts.keys() - other.prompts.keys())
+    extra = sorted(other.prompts.keys() - reference.prompts.keys())
+    if missing or extra:
+        named = (missing or extra)[0]
+        raise OdevalError(
+            f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in {reference.label}, "
+            f"{len(extra)} only in {other.label} (first {named}); sample both on the same task"
+        )
+    for prompt_id, prompt in reference.prompts.items():
+        if other.prompts[prompt_id].content != prompt.content:
+            raise OdevalError(
+                f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; sample both on the same task"
+            )
+
+
+def examine(runs: list[Measured]) -> list[Trust]:
+    """Make every check that does not stop a comparison by itself."""
+    return [
+        _prompts(runs),
+        _templates(runs),
+        *(_depth(run) for run in runs if _uneven(run)),
+        _share("Truncated at max_tokens", "truncated_fraction", runs, _TRUNCATED),
+        _share("Not graded (attrition)", "ungraded_fraction", runs, _UNGRADED),
+        _seeds(runs),
+        *(_repeats(run) for run in runs),
+        _distribution(runs),
+        _entropy(runs),
+    ]
+
+
+def as_rows(checks: list[Trust]) -> list[dict[str, Any]]:
+    return [asdict(check) for check in checks]
+
+
+def _prompts(runs: list[Measured]) -> Trust:
+    count = len(runs[0].prompts)
+    detail = f"{count} prompts, identical in all {len(runs)} runs"
+    if count < TOO_FEW_PROMPTS:
+        return Trust("Prompts", "warn", f"{detail}; under {TOO_FEW_PROMPTS} no PASS is given")
+    if count < FEW_PROMPTS:
+        return Trust("Prompts", "warn", f"{detail}; under {FEW_PROMPTS} intervals are only roughly right")
+    return Trust("Prompts", "ok", detail)
+
+
+def _templates(runs: list[Measured]) -> Trust:
+    templates = {run.meta["model"].get("template", "") for run in runs}
+    vocabularies = {run.meta["model"].get("vocabulary", "") for run in runs}
+    if len(templates) > 1:
+        chat = any(prompt.messages is not None for prompt in runs[0].prompts.values())
+        return Trust("Chat template", "warn" if chat else "ok", "templates differ" + ("" if chat else ", but none is used"))
+    if len(vocabularies) > 1:
+        return Trust("Tokenizer and chat template", "warn", "vocabularies differ; token metrics need one vocabulary")
+    return Trust("Tokenizer and chat template", "ok", "identical hashes")
+
+
+def _uneven(run: Measured) -> bool:
+    return bool(run.counts["n"].nunique() > 1)
+
+
+def _depth(run: Measured) -> Trust:
+    low, high = int(run.counts["n"].min()), int(run.counts["n"].max())
+    return Trust(f"Samples per prompt, {run.label}", "warn", f"{low} to {high} graded; pass@k is unknown above {low} for some")
+
+
+def _share(name: str, metric: str, runs: list[Measured], limit: float) -> Trust:
+    values = {run.label: _value(run.sums[metric]) for run in runs}
+    detail = " · ".join(f"{label} {value:.1%}" for label, value in values.items())
+    return Trust(name, "warn" if max(values.values()) > limit else "ok", detail)
+
+
+def _value(metric: PerPrompt) -> float:
+    total = metric.denominator.sum()
+    return float(metric.numerator.sum() / total) if total else math.nan
+
+
+def _seeds(runs: list[Measured]) -> Trust:
+    name = "Every completion has its own seed"
+    for run in runs:
+        seeds = run.completions["seed"]
+        if seeds.isna().any():
+            return Trust(name, "unknown", f"{run.label}: seeds were not recorded")
+        if seeds.duplicated().any():
+            return Trust(name, "block", f"{run.label}: {int(seeds.duplicated().sum())} completions share a seed with another")
+    return Trust(name, "ok", "all distinct, hashed from (seed, prompt, sample)")
+
+
+def _repeats(run: Measured) -> Trust:
+    """Compare exact repeats with what the model's own probabilities predict, when sampled from the plain model."""
+    name = f"Repeats no more than chance, {run.label}"
+    sampling = run.meta["sampling"]
+    if (sampling["temperature"], sampling["top_p"], sampling["top_k"]) != (1.0, 1.0, 0):
+        return Trust(name, "unknown", "not checked: sampling was not from the model's own distribution")
+    if run.completions["logprob"].isna().any():
+        return Trust(name, "unknown", "not checked: the engine gave no log-probabilities")
+    z = excess_repeats(run.completions)
+    detail = f"{_value(run.sums['duplicate_fraction']):.1%} repeats, {z:+.1f} standard errors from what its probabilities imply"
+    return Trust(name, "warn" if distributions.norm.sf(z) < _CHANCE else "ok", detail)
+
+
+def excess_repeats(completions: pd.DataFrame) -> float:
+    """Test for duplicate streams: more equal pairs than independent draws from the model would give.
+
+    For a prompt with n completions y_i of probability p(y_i), equal pairs minus (n − 1) / 2 · Σ p(y_i) has
+    expectation 0 when the draws are independent; the sum over prompts is divided by its own standard error.
+
+    Args:
+        completions: With prompt_id, digest, and logprob, the log-probability of the whole completion.
+
+    Returns:
+        A z score; large and positive when samples are copies of each other.
+
+    Source:
+        Ours.
+    """
+    prompts = completions.groupby("prompt_id", sort=True)
+    sizes = completions.groupby(["prompt_id", "digest"], sort=True).size()
+    pairs = (sizes * (sizes - 1) / 2).groupby("prompt_id").sum()
+    expected = (prompts.size() - 1) / 2 * np.exp(completions["logprob"]).groupby(completions["prompt_id"]).sum()
+    excess = (pairs - expected).to_numpy()
+    return float(excess.sum() / math.sqrt(max(float((excess**2).sum()), 1e-300)))
+
+
+def _distribution(runs: list[Measured]) -> Trust:
+    name = "Sampled from the whole distribution"
+    cut = {
+        run.label: f"temperature {s['temperature']}, top_p {s['top_p']}, top_k {s['top_k'] or 'off'}"
+        for run in runs
+        if (s := run.meta["sampling"])["temperature"] != 1 or s["top_p"] != 1 or s["top_k"] != 0
+    }
+    if cut:
+        return Trust(name, "warn", " · ".join(f"{label}: {text}" for label, text in cut.items()))
+    return Trust(name, "ok", "temperature 1, top_p 1, top_k off")
+
+
+def _entropy(runs: list[Measured]) -> Trust:
+    scored = [run.label for run in runs if run.survival]
+    if not scored:
+        return Trust("Entropies", "unknown", "no run is scored: branch points and divergences are not known")
+    return Trust("Entropies", "ok", "exact, full vocabulary, at temperature 1")
+

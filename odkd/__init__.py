@@ -1,0 +1,1 @@
+"""The compact on-policy distillation trainer: `odkd train --config FILE`. odeval never imports it."""
