@@ -46,7 +46,7 @@ class AuditConfig(BaseModel):
     max_tokens: int | None = None
     seed: int = 0
     ks: tuple[int, ...] | Literal["all"] = ()
-    threshold: float = Field(0.8, gt=0)
+    threshold: float = Field(default=0.8, gt=0)
     rules: Path | None = None
     device: str = "auto"
 
@@ -72,8 +72,13 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
     )  # fmt: skip
     for k in config.ks if config.ks != "all" else ():
         if k > config.n:
-            raise OdevalError(f"k {k} exceeds n {config.n}: pass@{k} needs at least {k} samples; raise -n or lower --ks")
-    write_text(config.out / "audit.yaml", yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False))
+            raise OdevalError(
+                f"k {k} exceeds n {config.n}: pass@{k} needs at least {k} samples; raise -n or lower --ks"
+            )
+    write_text(
+        config.out / "audit.yaml",
+        yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False),
+    )
     runs = _folders(config)
     _sample_all(runs, task, params, config.device, stage)
     for path, run in runs.items():
@@ -99,13 +104,18 @@ def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
         twice = next(path for path in models if models.count(path) > 1)
         raise OdevalError(f"{twice}: is named twice; teacher, baseline and students must be different models")
     names = [path.resolve().name for path in models]
-    unique = [name if names.count(name) == 1 else f"{path.resolve().parent.name}-{name}" for name, path in zip(names, models, strict=True)]
+    unique = [
+        name if names.count(name) == 1 else f"{path.resolve().parent.name}-{name}"
+        for name, path in zip(names, models, strict=True)
+    ]
     if len(set(unique)) < len(unique):
         raise OdevalError(f"the model folders {', '.join(map(str, models))} have equal names; rename one")
     return {path: RunFolder(config.out / name) for path, name in zip(models, unique, strict=True)}
 
 
-def _sample_all(runs: dict[Path, RunFolder], task: Task, params: SamplingParams, device: str, stage: Stage) -> None:
+def _sample_all(
+    runs: dict[Path, RunFolder], task: Task, params: SamplingParams, device: str, stage: Stage
+) -> None:
     from odeval.engines.hf import HfEngine
     from odeval.engines.hf_model import HfModel, check_same_vocabulary, load_vocabulary
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,14 +17,12 @@ from odeval.errors import CannotJudge, OdevalError
 from odeval.examples import lost_prompts
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import METRICS
-from odeval.metrics.passk import pass_at_k_per_prompt
-from odeval.stats import Linearised, estimate, linearise, sup_t
+from odeval.pairing import clusters, columns, curve_of, described, number, pair, plain
+from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.trust import as_rows, check_comparable, examine
-from odeval.types import Estimate
 
 SCHEMA = "odeval.comparison/1"
-_MAX_COVARIANCE = 64  # grid points whose covariance is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +80,16 @@ def compare(
     for (role, _), item in zip(runs, measured, strict=True):
         by_role[role].append(item)
     pairs = [
-        _pair(role, reference, candidate, ks, settings)
+        pair(role, reference, candidate, ks, settings.confidence)
         for candidate in by_role["candidate"]
         for role in ("baseline", "teacher")
         for reference in by_role[role]
     ]
-    for pair in pairs:
-        folders = dict(zip(labels, (run for _, run in runs), strict=True))
-        reference, candidate = (next(m for m in measured if m.label == pair[key]) for key in ("baseline", "candidate"))
-        pair["lost_prompts"] = lost_prompts(
+    folders = {item.label: run for item, (_, run) in zip(measured, runs, strict=True)}
+    by_label = {item.label: item for item in measured}
+    for row in pairs:
+        reference, candidate = by_label[row["baseline"]], by_label[row["candidate"]]
+        row["lost_prompts"] = lost_prompts(
             reference, candidate, folders[reference.label], folders[candidate.label], settings.examples
         )
     return {
@@ -102,10 +101,11 @@ def compare(
         "task": measured[0].meta["task"]["name"],
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
+        "prompt_ids": sorted(measured[0].prompts),
         "runs": [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)],
         "pairs": pairs,
         "trust": as_rows(examine(measured)),
-        "provenance": provenance(inputs={label: run.fingerprint(run.grades) for (_, run), label in zip(runs, labels, strict=True)}),
+        "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
 
 
@@ -145,24 +145,14 @@ def _grid(wanted: tuple[int, ...] | Literal["all"], runs: Sequence[Measured]) ->
     return sorted(set(wanted))
 
 
-def _clusters(run: Measured, prompt_ids: Sequence[str]) -> np.ndarray | None:
-    names = [run.prompts[prompt_id].cluster or prompt_id for prompt_id in prompt_ids]
-    found, index = np.unique(names, return_inverse=True)
-    return None if len(found) == len(names) else index
-
-
-def _curve(run: Measured, ks: Sequence[int], prompt_ids: Sequence[str]) -> Linearised:
-    return linearise(pass_at_k_per_prompt(run.counts, ks), prompt_ids, _clusters(run, prompt_ids))
-
-
 def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings) -> dict[str, Any]:
     prompt_ids = sorted(run.prompts)
-    curve = _curve(run, ks, prompt_ids)
+    curve = curve_of(run, ks, prompt_ids)
     metrics = {}
     for name, metric in run.sums.items():
         entry = METRICS[name.partition("@")[0]]
-        value = estimate(linearise(metric, prompt_ids, _clusters(run, prompt_ids)), settings.confidence, entry.bounds)[0]
-        metrics[name] = {**_described(name), **number(value)}
+        value = estimate(linearise(metric, prompt_ids, clusters(run, prompt_ids)), settings.confidence, entry.bounds)[0]
+        metrics[name] = {**described(name), **number(value)}
     return {
         "label": run.label,
         "role": role,
@@ -170,111 +160,24 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "samples": int(run.counts["n"].max()),
         "completions": len(run.completions),
         "solved": int((run.counts["c"] > 0).sum()),
-        "pass_at_k": {"k": list(ks), **_columns(estimate(curve, settings.confidence, (0, 1)))},
+        "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
+        "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
         "metrics": metrics,
         "survival": _survival(run),
     }
-
-
-def _pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int], settings: CompareSettings) -> dict[str, Any]:
-    prompt_ids = sorted(reference.prompts)
-    base, cand = (_curve(run, ks, prompt_ids) for run in (reference, candidate))
-    metrics = {}
-    for name in candidate.sums:
-        if name not in reference.sums:
-            continue
-        bounds = METRICS[name.partition("@")[0]].bounds
-        low, high = -(bounds[1] - bounds[0]), bounds[1] - bounds[0]
-        own = [linearise(run.sums[name], prompt_ids, _clusters(reference, prompt_ids)) for run in (reference, candidate)]
-        change = estimate(own[1].minus(own[0]), settings.confidence, (low, high))[0]
-        metrics[name] = {
-            **_described(name),
-            "baseline": _plain(own[0].value[0]), "candidate": _plain(own[1].value[0]), "difference": number(change),
-        }  # fmt: skip
-    n = {"baseline": int(reference.counts["n"].min()), "candidate": int(candidate.counts["n"].min())}
-    solved = [
-        (run.counts["c"].reindex(prompt_ids) > 0).to_numpy() for run in (reference, candidate)
-    ]
-    return {
-        "role": role,
-        "baseline": reference.label,
-        "candidate": candidate.label,
-        "prompts": len(prompt_ids),
-        "n": n,
-        "pass_at_k": _difference(base, cand, ks, settings.confidence, min(n.values())),
-        "metrics": metrics,
-        "solved": {
-            "both": int((solved[0] & solved[1]).sum()),
-            "baseline_only": int((solved[0] & ~solved[1]).sum()),
-            "candidate_only": int((~solved[0] & solved[1]).sum()),
-            "neither": int((~solved[0] & ~solved[1]).sum()),
-        },
-    }
-
-
-def _difference(
-    base: Linearised, cand: Linearised, ks: Sequence[int], confidence: float, n: int
-) -> dict[str, Any]:
-    """The paired curve with its simultaneous band; the covariance for k <= n/2 is what a gate judges by."""
-    change = cand.minus(base)
-    covariance = change.covariance()
-    critical = sup_t(covariance, change.degrees, confidence)
-    half = critical * np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    single = estimate(change, confidence, (-1, 1))
-    flat = np.array([item.caution != "" for item in single]) | ~np.isfinite(half)
-    low = np.where(flat, [item.low for item in single], np.maximum(change.value - half, -1))
-    high = np.where(flat, [item.high for item in single], np.minimum(change.value + half, 1))
-    judged = [j for j, k in enumerate(ks) if k <= max(1, n // 2)][-_MAX_COVARIANCE:]
-    return {
-        "k": list(ks),
-        "baseline": _plain(base.value),
-        "candidate": _plain(cand.value),
-        "difference": _plain(change.value),
-        "population": {
-            "low": _plain(low), "high": _plain(high), "critical": _plain(critical),
-            "covariance": {"k": [ks[j] for j in judged], "matrix": _plain(covariance[np.ix_(judged, judged)]),
-                           "degrees": change.degrees},
-        },
-        "crossover": _crossover(ks, change.value),
-    }  # fmt: skip
-
-
-def _crossover(ks: Sequence[int], difference: np.ndarray) -> float | None:
-    """Return the k, log-interpolated, at which an early gain turns into a loss; None if it never does."""
-    for j in range(1, len(ks)):
-        if difference[j - 1] > 0 > difference[j]:
-            share = difference[j - 1] / (difference[j - 1] - difference[j])
-            return float(2 ** (math.log2(ks[j - 1]) + share * (math.log2(ks[j]) - math.log2(ks[j - 1]))))
-    return None
 
 
 def _survival(run: Measured) -> dict[str, Any]:
     if not run.survival:
         return {}
     curves = {
-        trajectory: {model: _plain(1 - np.concatenate([[0], np.cumsum(found)])[:-1] / found.sum()) for model, found in models.items()}
+        trajectory: {model: _shares_above(found) for model, found in models.items()}
         for trajectory, models in run.survival.items()
-    }  # fmt: skip
-    return {"entropy": _plain(SURVIVAL_EDGES[:-1]), **curves}
+    }
+    return {"entropy": plain(SURVIVAL_EDGES[:-1]), **curves}
 
 
-def _described(name: str) -> dict[str, Any]:
-    entry = METRICS[name.partition("@")[0]]
-    return {"label": entry.label, "unit": entry.unit, "direction": entry.direction, "fact": entry.fact, "source": entry.source}
-
-
-def number(item: Estimate) -> dict[str, Any]:
-    """An estimate as JSON; unknown is null."""
-    return {key: value if isinstance(value, int | str) else _plain(value) for key, value in asdict(item).items()}
-
-
-def _columns(items: Sequence[Estimate]) -> dict[str, list[float | None]]:
-    return {key: [_plain(getattr(item, key)) for item in items] for key in ("value", "low", "high")}
-
-
-def _plain(value: Any) -> Any:
-    """Turn numpy into JSON, NaN into null."""
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value]
-    number = float(value)
-    return number if math.isfinite(number) else None
+def _shares_above(histogram: np.ndarray) -> list[float | None]:
+    below = np.concatenate([[0], np.cumsum(histogram)])[:-1]
+    shares: list[float | None] = plain(1 - below / max(histogram.sum(), 1))
+    return shares

@@ -35,7 +35,7 @@ class GateConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    alpha: float = Field(0.05, gt=0, lt=0.5)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
     rules: tuple[RuleConfig, ...] = Field(min_length=1)
 
 
@@ -63,7 +63,9 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise OdevalError(f"{path}{where}: is no YAML ({getattr(error, 'problem', None) or 'syntax error'})") from error
+        raise OdevalError(
+            f"{path}{where}: is no YAML ({getattr(error, 'problem', None) or 'syntax error'})"
+        ) from error
     if not isinstance(content, dict):
         raise OdevalError(f"{path}: expected a mapping with the keys {', '.join(sorted(model.model_fields))}")
     for key in content:
@@ -136,4 +138,6 @@ def resolve(
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         where = sources.get(key, "default")
-        raise OdevalError(_worded(error, model, "command line" if where in ("default", "") else where)) from error
+        raise OdevalError(
+            _worded(error, model, "command line" if where in ("default", "") else where)
+        ) from error

@@ -29,19 +29,23 @@ def lost_prompts(
         One dict a prompt: prompt_id, n and c of both, `upper` (95 % bound of the candidate's true solve rate), and for
         the first `most` also the prompt, a correct answer of the reference and the candidate's commonest wrong one.
     """
-    table = reference.counts.join(candidate.counts, lsuffix="_reference", rsuffix="_candidate", how="inner")
+    table = reference.counts.merge(
+        candidate.counts, left_index=True, right_index=True, suffixes=("_reference", "_candidate")
+    )
     lost = table[(table["c_reference"] > 0) & (table["c_candidate"] == 0) & (table["n_candidate"] > 0)]
-    lost = lost.assign(rate=lost["c_reference"] / lost["n_reference"]).sort_values("rate", ascending=False, kind="stable")
+    lost = lost.assign(rate=lost["c_reference"] / lost["n_reference"]).sort_values(
+        "rate", ascending=False, kind="stable"
+    )
     rows = [
         {
-            "prompt_id": str(prompt_id),
+            "prompt_id": prompt_id,
             "baseline": {"n": int(row.n_reference), "c": int(row.c_reference)},
             "candidate": {"n": int(row.n_candidate), "c": int(row.c_candidate)},
             "upper": rare(int(row.n_candidate), 0.05),
         }
-        for prompt_id, row in zip(lost.index, lost.itertuples(), strict=True)
+        for prompt_id, row in zip(map(str, lost.index), lost.itertuples(), strict=True)
     ]
-    shown = {row["prompt_id"]: row for row in rows[:most]}
+    shown: dict[str, dict[str, Any]] = {str(row["prompt_id"]): row for row in rows[:most]}
     right = _texts(reference, reference_run, shown.keys(), correct=1.0)
     wrong = _texts(candidate, candidate_run, shown.keys(), correct=0.0)
     for prompt_id, row in shown.items():
@@ -53,7 +57,9 @@ def lost_prompts(
 
 def _texts(run: Measured, folder: RunFolder, prompt_ids: Any, correct: float) -> dict[str, str]:
     """The commonest right (or wrong) completion of each prompt."""
-    rows = run.completions[run.completions["prompt_id"].isin(list(prompt_ids)) & (run.completions["correct"] == correct)]
+    rows = run.completions[
+        run.completions["prompt_id"].isin(list(prompt_ids)) & (run.completions["correct"] == correct)
+    ]
     if rows.empty:
         return {}
     commonest = rows.groupby("prompt_id")["digest"].agg(lambda digests: digests.value_counts(sort=True).index[0])

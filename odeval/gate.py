@@ -64,7 +64,13 @@ def _judge(comparison: dict[str, Any], run: dict[str, Any], rules: Sequence[Rule
     margins = [-rule.limit for rule in rules if rule.metric == "pass" and rule.form == "delta" and rule.at_least]
     pair = _pair(comparison, run, "auto")
     collapsed = bool(margins) and _collapsed(pair, max(margins[0], 0.0), alpha)
-    return Judgement(run["label"], verdict, _headline(verdict, collapsed, pair, checks), "COLLAPSE" if collapsed else "", checks)
+    return Judgement(
+        run["label"],
+        verdict,
+        _headline(verdict, collapsed, pair, checks),
+        "COLLAPSE" if collapsed else "",
+        checks,
+    )
 
 
 def _pair(comparison: dict[str, Any], run: dict[str, Any], against: str) -> dict[str, Any]:
@@ -73,7 +79,8 @@ def _pair(comparison: dict[str, Any], run: dict[str, Any], against: str) -> dict
         against = "baseline" if "baseline" in own else "teacher"
     if against not in own:
         raise CannotJudge(f"{run['label']}: a rule compares with the {against}, but no {against} run was given")
-    return own[against]
+    found: dict[str, Any] = own[against]
+    return found
 
 
 def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, alpha: float) -> Check:
@@ -87,7 +94,10 @@ def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, alpha: f
         unit = METRICS[rule.metric].unit
     verdict, value, low, high, detail = result
     if verdict == "PASS" and comparison["prompts"] < TOO_FEW_PROMPTS and not _is_fact(rule):
-        verdict, detail = "INCONCLUSIVE", f"{comparison['prompts']} prompts are too few for a PASS; use at least {TOO_FEW_PROMPTS}"
+        verdict, detail = (
+            "INCONCLUSIVE",
+            f"{comparison['prompts']} prompts are too few for a PASS; use at least {TOO_FEW_PROMPTS}",
+        )
     against = pair["baseline"] if pair else ""
     return Check(rule.text, verdict, rule.config.severity, against, value, low, high, unit, detail, rule.config.why)
 
@@ -102,7 +112,9 @@ def _unmeasured(reason: str) -> Result:
 
 def _metric_bounds(entry: dict[str, Any] | None, name: str, rule: Rule, alpha: float) -> Result:
     if entry is None:
-        return _unmeasured(f"{name} was not measured" + ("; run `odeval score`" if METRICS[rule.metric].table == "tokens" else ""))
+        return _unmeasured(
+            f"{name} was not measured" + ("; run `odeval score`" if METRICS[rule.metric].table == "tokens" else "")
+        )
     item = entry["difference"] if rule.form else entry
     if item["value"] is None:
         return _unmeasured(f"{name} is unknown: {item['caution']}")
@@ -133,7 +145,9 @@ def _pass_bounds(pair: dict[str, Any] | None, run: dict[str, Any], rule: Rule, a
     wanted = [j for j, k in enumerate(judged["k"]) if rule.at in ("k", str(k))]
     if not wanted:
         n = min(pair["n"].values())
-        return _unmeasured(f"pass@{rule.at} cannot be judged with {n} samples a prompt: it needs n >= 2k, and k among --ks")
+        return _unmeasured(
+            f"pass@{rule.at} cannot be judged with {n} samples a prompt: it needs n >= 2k, and k among --ks"
+        )
     ks = np.array(judged["k"])[wanted]
     value = np.array([curve["difference"][curve["k"].index(k)] for k in ks], dtype=float)
     covariance = np.array(judged["matrix"], dtype=float)[np.ix_(wanted, wanted)]
@@ -156,18 +170,24 @@ def _decide(rule: Rule, value: np.ndarray, low: np.ndarray, high: np.ndarray, ks
     inner, outer = (low, high) if rule.at_least else (high, low)
     failing = sign * (outer - rule.limit) < 0
     passing = sign * (inner - rule.limit) >= 0
-    where = " at k=" + str(int(ks[0])) if rule.metric == "pass" else ""
     if failing.any():
         j = int(np.argmin(np.where(failing, sign * (outer - rule.limit), np.inf)))
         where = f" at k={int(ks[j])}" if rule.metric == "pass" else ""
-        text = f"{_signed(rule, value[j])}{where}, and at {'most' if rule.at_least else 'least'} {_signed(rule, outer[j])}: beyond {rule.limit:g}"
+        bound = f"{'at most' if rule.at_least else 'at least'} {_signed(rule, outer[j])}"
+        text = f"{_signed(rule, value[j])}{where}, {bound}: beyond {rule.limit:g}"
         return "FAIL", float(value[j]), float(low[j]), float(high[j]), text
     j = int(np.argmin(sign * (inner - rule.limit)))
     where = f" at k={int(ks[j])}" if rule.metric == "pass" else ""
     bound = f"{_signed(rule, value[j])}{where}, {'at least' if rule.at_least else 'at most'} {_signed(rule, inner[j])}"
     if passing.all():
         return "PASS", float(value[j]), float(low[j]), float(high[j]), f"{bound}: inside {rule.limit:g}"
-    return "INCONCLUSIVE", float(value[j]), float(low[j]), float(high[j]), f"{bound}, limit {rule.limit:g}: {_settle(value[j], inner[j], rule, prompts)}"
+    return (
+        "INCONCLUSIVE",
+        float(value[j]),
+        float(low[j]),
+        float(high[j]),
+        f"{bound}, limit {rule.limit:g}: {_settle(value[j], inner[j], rule, prompts)}",
+    )
 
 
 def _signed(rule: Rule, value: float) -> str:
@@ -249,5 +269,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
         raise CannotJudge(f"{file}: no comparison here; make one with `odeval compare BASELINE CANDIDATE --out {file}`")
     content = read_json(file)
     if not isinstance(content, dict) or content.get("schema") != COMPARISON:
-        raise OdevalError(f"{file}: is no comparison of this version (schema {COMPARISON}); make one with `odeval compare`")
+        raise OdevalError(
+            f"{file}: is no comparison of this version (schema {COMPARISON}); make one with `odeval compare`"
+        )
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,12 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
     check_grades(run)
     completions = load_completions(run)
     prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-    absent = [prompt_id for prompt_id in prompts if prompt_id not in set(completions["prompt_id"])]
+    absent = sorted(prompts.keys() - set(completions["prompt_id"]))
     if absent:
-        raise CannotJudge(f"{run.path}: {len(absent)} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`")
-    sums = {
-        name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"
-    }
+        raise CannotJudge(
+            f"{run.path}: {len(absent)} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`"
+        )
+    sums = {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
     histograms: dict[str, dict[str, np.ndarray]] = {}
     scored: dict[str, Any] = {}
     for trajectory in TRAJECTORIES:
@@ -116,7 +117,9 @@ def load_completions(run: RunFolder) -> pd.DataFrame:
                     "sample_id": table["sample_id"].to_numpy(),
                     "seed": table["seed"].to_pylist(),
                     "finish_reason": table["finish_reason"].to_pylist(),
-                    "num_tokens": pa.compute.list_value_length(tokens).to_numpy(zero_copy_only=False) if known else np.nan,
+                    "num_tokens": pa.compute.list_value_length(tokens).to_numpy(zero_copy_only=False)
+                    if known
+                    else np.nan,
                     "logprob": _list_sums(table["logprobs"].combine_chunks()),
                     "digest": _token_digests(tokens) if known else _text_digests(table["completion"].to_pylist()),
                 }
@@ -140,14 +143,14 @@ def _list_sums(lists: pa.ListArray) -> np.ndarray:
     """Sum each list; NaN where it is null."""
     values, offsets = lists.values.to_numpy().astype(np.float64), lists.offsets.to_numpy()
     running = np.concatenate([[0.0], np.cumsum(values)])
-    sums = running[offsets[1:]] - running[offsets[:-1]]
+    sums: np.ndarray = running[offsets[1:]] - running[offsets[:-1]]
     sums[lists.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return sums
 
 
 def _token_digests(tokens: pa.ListArray) -> list[int]:
     values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
-    return [_digest(values[start:end].tobytes()) for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [_digest(values[start:end].tobytes()) for start, end in pairwise(offsets)]
 
 
 def _text_digests(texts: Sequence[str | None]) -> list[int]:

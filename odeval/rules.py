@@ -65,8 +65,10 @@ def parse_rule(config: RuleConfig, where: str = "rules") -> Rule:
         raise OdevalError(f"{where}: rule '{config.rule}': {unknown('metric', metric, ['pass', *METRICS])}")
     if form and form not in _FORMS:
         raise OdevalError(f"{where}: rule '{config.rule}': {unknown('form', form, _FORMS)}")
-    if metric == "pass" and not (at == "k" or at.isdigit() and int(at) >= 1):
-        raise OdevalError(f"{where}: rule '{config.rule}': write pass@8 for one k, or pass@k for every k up to n/2")
+    if metric == "pass" and not (at == "k" or (at.isdigit() and int(at) >= 1)):
+        raise OdevalError(
+            f"{where}: rule '{config.rule}': write pass@8 for one k, or pass@k for every k up to n/2"
+        )
     if metric != "pass" and METRICS[metric].table == "tokens":
         at = at or "teacher"
         if at not in TRAJECTORIES:

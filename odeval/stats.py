@@ -41,7 +41,9 @@ class Linearised:
 
     def minus(self, other: Linearised) -> Linearised:
         """The paired difference; both must hold the same prompts in the same order."""
-        return Linearised(self.value - other.value, self.psi - other.psi, np.minimum(self.n, other.n), self.clusters)
+        return Linearised(
+            self.value - other.value, self.psi - other.psi, np.minimum(self.n, other.n), self.clusters
+        )
 
     def covariance(self) -> np.ndarray:
         """Cluster-robust covariance of the value, [J, J]: G/(G−1) · Σ_g s_g s_gᵀ / P², s_g sums ψ in cluster g."""
@@ -107,7 +109,11 @@ def estimate(
     spread = np.sqrt(np.maximum(np.diag(curve.covariance()), 0.0))
     quantile = distributions.t.ppf(0.5 + confidence / 2, max(curve.degrees, 1))
     return [
-        replace(_bounded(value, quantile * se, int(n), curve.degrees + 1, confidence, bounds), se=se, degrees=curve.degrees)
+        replace(
+            _bounded(value, quantile * se, int(n), curve.degrees + 1, confidence, bounds),
+            se=se,
+            degrees=curve.degrees,
+        )
         for value, se, n in zip(curve.value, spread, curve.n, strict=True)
     ]
 
@@ -140,7 +146,9 @@ def rare(trials: int, alpha: float) -> float:
     return float(1 - alpha ** (1 / max(trials, 1)))
 
 
-def sup_t(covariance: np.ndarray, degrees: int, confidence: float, two_sided: bool = True, seed: int = 0) -> float:
+def sup_t(
+    covariance: np.ndarray, degrees: int, confidence: float, two_sided: bool = True, seed: int = 0
+) -> float:
     """Critical value q of a simultaneous band: P(max_j t_j <= q) = confidence.
 
     Args:

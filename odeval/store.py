@@ -1,11 +1,11 @@
 """The run folder: atomic parts, resume by (prompt_id, sample_id), provenance. Nothing is ever half written.
 
-    run/
-      run.json                         what made it: model, task, sampling, versions, command, time
-      prompts.jsonl                    the questions, in the format `--task FILE` reads
-      samples/part-00000-00000.parquet block of prompts, first sample_id of the part
-      grades.parquet
-      tokens/trajectory=student/part-*.parquet
+run/
+run.json                         what made it: model, task, sampling, versions, command, time
+prompts.jsonl                    the questions, in the format `--task FILE` reads
+samples/part-00000-00000.parquet block of prompts, first sample_id of the part
+grades.parquet
+tokens/trajectory=student/part-*.parquet
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> No
         sink,
         compression="zstd",
         use_dictionary=["prompt_id", *(c for c in ("finish_reason", "why") if c in table.column_names)],
-        column_encoding={name: "BYTE_STREAM_SPLIT" for name in stream} or None,
+        column_encoding=dict.fromkeys(stream, "BYTE_STREAM_SPLIT") or None,
     )
     write_bytes(path, sink.getvalue().to_pybytes())
 

@@ -1,4 +1,4 @@
-"""What people see in a terminal: progress on stderr, the verdict table on stdout. Model text is stripped of controls."""
+"""What people see in a terminal: progress on stderr, verdicts on stdout; control characters are made visible."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from odeval.sampling import Advance
 from odeval.types import Judgement
 
 _EVERY = 30.0  # seconds between progress lines where no bar can be drawn
-_MARKS = {"PASS": ("✓ PASS", "green"), "FAIL": ("✕ FAIL", "bold red"), "INCONCLUSIVE": ("? INCONCLUSIVE", "yellow")}
+_MARKS = {
+    "PASS": ("✓ PASS", "green"),
+    "FAIL": ("✕ FAIL", "bold red"),
+    "INCONCLUSIVE": ("? INCONCLUSIVE", "yellow"),
+}
 
 
 def safe(text: str) -> str:
-    """Make control and bidirectional characters visible, so that model text cannot drive the terminal.
+    r"""Make control and bidirectional characters visible, so that model text cannot drive the terminal.
 
     Example:
-        >>> safe("a\\x1b[31mb")
+        >>> safe("a\x1b[31mb")
         'a␛[31mb'
     """
     return "".join(_visible(character) for character in text)
@@ -38,7 +42,13 @@ def _visible(character: str) -> str:
         return chr(0x2400 + code)
     if code == 0x7F:
         return "␡"
-    if 0x80 <= code < 0xA0 or 0x200B <= code <= 0x200F or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or code == 0xFEFF:
+    if (
+        0x80 <= code < 0xA0
+        or 0x200B <= code <= 0x200F
+        or 0x202A <= code <= 0x202E
+        or 0x2066 <= code <= 0x2069
+        or code == 0xFEFF
+    ):
         return f"⟨U+{code:04X}⟩"
     return character
 
@@ -50,7 +60,12 @@ def stages(quiet: bool = False) -> Iterator[Any]:
     if quiet:
         yield _silent
     elif console.is_terminal and not os.environ.get("CI"):
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=console) as progress:
 
             @contextlib.contextmanager
@@ -96,12 +111,22 @@ def print_verdict(judgements: Sequence[Judgement], color: bool | None = None) ->
             word, style = _MARKS[check.verdict]
             if check.severity == "warn" and check.verdict == "FAIL":
                 word, style = "! WARN", "yellow"
-            value = "unknown" if math.isnan(check.value) else f"{check.value:+.3f}" if check.against and "delta" in check.rule else f"{check.value:.3f}"
-            bounds = "" if math.isnan(check.low) or check.low == check.high else f"[{check.low:+.3f}, {check.high:+.3f}]"
+            value = (
+                "unknown"
+                if math.isnan(check.value)
+                else f"{check.value:+.3f}"
+                if check.against and "delta" in check.rule
+                else f"{check.value:.3f}"
+            )
+            bounds = (
+                "" if math.isnan(check.low) or check.low == check.high else f"[{check.low:+.3f}, {check.high:+.3f}]"
+            )
             table.add_row(Text(check.rule), value, Text(bounds), Text(word, style=style))
         word, style = _MARKS[judgement.verdict]
         diagnosis = f" · {judgement.diagnosis}" if judgement.diagnosis else ""
-        console.print(Text.assemble((f"{word}{diagnosis}", style), f"  {safe(judgement.candidate)}: {judgement.headline}"))
+        console.print(
+            Text.assemble((f"{word}{diagnosis}", style), f"  {safe(judgement.candidate)}: {judgement.headline}")
+        )
         console.print(table)
         for check in judgement.checks:
             if check.verdict == "INCONCLUSIVE":
@@ -114,7 +139,9 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     console = Console(highlight=False, width=_width())
     for pair in comparison["pairs"]:
         curve = pair["pass_at_k"]
-        console.print(f"{safe(pair['candidate'])} against {safe(pair['baseline'])} ({pair['role']}), {pair['prompts']} prompts")
+        console.print(
+            f"{safe(pair['candidate'])} against {safe(pair['baseline'])} ({pair['role']}), {pair['prompts']} prompts"
+        )
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("k", "baseline", "candidate", "difference", "simultaneous band"):
             table.add_column(name, justify="right")

@@ -22,6 +22,7 @@ Status = Literal["ok", "warn", "block", "unknown"]
 FEW_PROMPTS, TOO_FEW_PROMPTS = 100, 50
 _TRUNCATED = 0.02
 _UNGRADED = 0.02
+_COPIED = 8.0  # standard errors; the largest of a million independent pairs stays below 6
 _CHANCE = 1e-4  # one-sided probability under which repeats are called suspicious
 
 
@@ -62,13 +63,14 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
     if missing or extra:
         named = (missing or extra)[0]
         raise OdevalError(
-            f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in {reference.label}, "
-            f"{len(extra)} only in {other.label} (first {named}); sample both on the same task"
+            f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in "
+            f"{reference.label}, {len(extra)} only in {other.label} (first {named}); sample both on the same task"
         )
     for prompt_id, prompt in reference.prompts.items():
         if other.prompts[prompt_id].content != prompt.content:
             raise OdevalError(
-                f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; sample both on the same task"
+                f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; "
+                "sample both on the same task"
             )
 
 
@@ -81,6 +83,7 @@ def examine(runs: list[Measured]) -> list[Trust]:
         _share("Truncated at max_tokens", "truncated_fraction", runs, _TRUNCATED),
         _share("Not graded (attrition)", "ungraded_fraction", runs, _UNGRADED),
         _seeds(runs),
+        _streams(runs),
         *(_repeats(run) for run in runs),
         _distribution(runs),
         _entropy(runs),
@@ -106,7 +109,11 @@ def _templates(runs: list[Measured]) -> Trust:
     vocabularies = {run.meta["model"].get("vocabulary", "") for run in runs}
     if len(templates) > 1:
         chat = any(prompt.messages is not None for prompt in runs[0].prompts.values())
-        return Trust("Chat template", "warn" if chat else "ok", "templates differ" + ("" if chat else ", but none is used"))
+        return Trust(
+            "Chat template",
+            "warn" if chat else "ok",
+            "templates differ" + ("" if chat else ", but none is used"),
+        )
     if len(vocabularies) > 1:
         return Trust("Tokenizer and chat template", "warn", "vocabularies differ; token metrics need one vocabulary")
     return Trust("Tokenizer and chat template", "ok", "identical hashes")
@@ -118,7 +125,11 @@ def _uneven(run: Measured) -> bool:
 
 def _depth(run: Measured) -> Trust:
     low, high = int(run.counts["n"].min()), int(run.counts["n"].max())
-    return Trust(f"Samples per prompt, {run.label}", "warn", f"{low} to {high} graded; pass@k is unknown above {low} for some")
+    return Trust(
+        f"Samples per prompt, {run.label}",
+        "warn",
+        f"{low} to {high} graded; pass@k is unknown above {low} for some",
+    )
 
 
 def _share(name: str, metric: str, runs: list[Measured], limit: float) -> Trust:
@@ -139,8 +150,64 @@ def _seeds(runs: list[Measured]) -> Trust:
         if seeds.isna().any():
             return Trust(name, "unknown", f"{run.label}: seeds were not recorded")
         if seeds.duplicated().any():
-            return Trust(name, "block", f"{run.label}: {int(seeds.duplicated().sum())} completions share a seed with another")
+            return Trust(
+                name,
+                "block",
+                f"{run.label}: {int(seeds.duplicated().sum())} completions share a seed with another",
+            )
     return Trust(name, "ok", "all distinct, hashed from (seed, prompt, sample)")
+
+
+def _streams(runs: list[Measured]) -> Trust:
+    name = "No sample is a copy of another across prompts"
+    for run in runs:
+        first, second, z = copied_streams(run.completions)
+        if z > _COPIED:
+            return Trust(
+                name, "block", f"{run.label}: samples {first} and {second} agree on too many prompts (z = {z:.0f})"
+            )
+    return Trust(name, "ok", "no two sample numbers agree more often than the answers' frequencies explain")
+
+
+def copied_streams(completions: pd.DataFrame, most: int = 2000) -> tuple[int, int, float]:
+    """Find the pair of sample numbers that agree on more prompts than chance explains.
+
+    Shards that ran with one seed, or seeds that overlap between requests, give sample i and sample j the same text on
+    every prompt. Independent samples agree on prompt p with the share m_p of equal pairs there, so over prompts the
+    number of agreements has mean Σ m_p and variance at most Σ m_p (1 − m_p).
+
+    Args:
+        completions: With prompt_id, sample_id and digest.
+        most: Prompts to look at.
+
+    Returns:
+        The two sample numbers and their z score; (0, 0, 0.0) where nothing can be tested.
+
+    Source:
+        Ours; the failure is that of vLLM issue 11953.
+    """
+    chosen = completions[completions["prompt_id"].isin(completions["prompt_id"].unique()[:most])]
+    table = chosen.pivot(index="prompt_id", columns="sample_id", values="digest").dropna()
+    codes = (
+        np.stack([np.unique(row, return_inverse=True)[1] for row in table.to_numpy()])
+        if len(table)
+        else np.empty((0, 0))
+    )
+    prompts, samples = codes.shape
+    if prompts < 2 or samples < 2:
+        return 0, 0, 0.0
+    pairs = samples * (samples - 1) / 2
+    equal = np.array([(count * (count - 1) / 2).sum() for count in map(np.bincount, codes)]) / pairs
+    spread = math.sqrt(float((equal * (1 - equal)).sum()))
+    if spread == 0:
+        return 0, 0, 0.0
+    best = (0, 0, 0.0)
+    for i in range(samples - 1):
+        z = ((codes[:, i + 1 :] == codes[:, i : i + 1]).sum(0) - equal.sum()) / spread
+        j = int(z.argmax())
+        if z[j] > best[2]:
+            best = (int(table.columns[i]), int(table.columns[i + 1 + j]), float(z[j]))
+    return best
 
 
 def _repeats(run: Measured) -> Trust:
@@ -152,7 +219,8 @@ def _repeats(run: Measured) -> Trust:
     if run.completions["logprob"].isna().any():
         return Trust(name, "unknown", "not checked: the engine gave no log-probabilities")
     z = excess_repeats(run.completions)
-    detail = f"{_value(run.sums['duplicate_fraction']):.1%} repeats, {z:+.1f} standard errors from what its probabilities imply"
+    share = _value(run.sums["duplicate_fraction"])
+    detail = f"{share:.1%} repeats, {z:+.1f} standard errors from what its probabilities imply"
     return Trust(name, "warn" if distributions.norm.sf(z) < _CHANCE else "ok", detail)
 
 
@@ -196,4 +264,3 @@ def _entropy(runs: list[Measured]) -> Trust:
     if not scored:
         return Trust("Entropies", "unknown", "no run is scored: branch points and divergences are not known")
     return Trust("Entropies", "ok", "exact, full vocabulary, at temperature 1")
-

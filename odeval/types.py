@@ -30,7 +30,9 @@ SAMPLES = pa.schema(
         pa.field("seed", pa.uint64()),
         pa.field("prompt_token_ids", pa.list_(pa.int32())),
         pa.field("token_ids", pa.list_(pa.int32())),
-        pa.field("logprobs", pa.list_(pa.float32())),  # the engine's own, at temperature 1; null if it gave none
+        pa.field(
+            "logprobs", pa.list_(pa.float32())
+        ),  # the engine's own, at temperature 1; null if it gave none
         pa.field("completion", pa.string()),
         pa.field("finish_reason", pa.string(), nullable=False),
     ]
@@ -44,7 +46,14 @@ GRADES = pa.schema(
         pa.field("why", pa.string()),
     ]
 )
-TOKEN_COLUMNS = ("teacher_logprob", "student_logprob", "teacher_entropy", "student_entropy", "forward_kl", "reverse_kl")
+TOKEN_COLUMNS = (
+    "teacher_logprob",
+    "student_logprob",
+    "teacher_entropy",
+    "student_entropy",
+    "forward_kl",
+    "reverse_kl",
+)
 TOKENS = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -147,10 +156,10 @@ class SamplingParams:
 class Completion:
     """One sampled answer, as an engine returns it."""
 
-    token_ids: Sequence[int]  # includes the stop token: stopping is a decision with an entropy of its own
+    token_ids: Sequence[int] | np.ndarray  # includes the stop token: stopping is a decision with an entropy of its own
     text: str  # without special tokens
     finish_reason: FinishReason
-    logprobs: Sequence[float] | None = None  # of token_ids under the untruncated model at temperature 1
+    logprobs: Sequence[float] | np.ndarray | None = None  # of token_ids under the untruncated model at temperature 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +217,9 @@ class PerPrompt:
 
     def frame(self) -> pd.DataFrame:
         """The sums as a table indexed by prompt_id (scalar metrics only)."""
-        return pd.DataFrame({"numerator": self.numerator, "denominator": self.denominator}, index=self.prompt_ids)
+        return pd.DataFrame(
+            {"numerator": self.numerator, "denominator": self.denominator}, index=self.prompt_ids
+        )
 
 
 @dataclass(frozen=True, slots=True)

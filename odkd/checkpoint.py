@@ -22,9 +22,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except OSError as error:
-        raise OdevalError(
-            f"cannot write {folder}: {error.strerror or error}; choose another folder"
-        ) from error
+        raise OdevalError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
     finally:
         if noisy:
             transformers_logging.enable_progress_bar()

@@ -16,17 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from odeval.errors import OdevalError
 from odkd.config import TrainConfig, make_config, read_settings
 
-app = App(
-    name="odkd", help="On-policy distillation in one readable loop. Audit the result with `odeval audit`."
-)
+app = App(name="odkd", help="On-policy distillation in one readable loop. Audit the result with `odeval audit`.")
 
 # Every setting is a flag. They stay text here, so that file and flags are checked, and worded, in one place.
 _fields: dict[str, Any] = {
     name: (
         str | None,
-        Field(
-            None, description=f"{field.description}" + ("" if field.is_required() else f" [{field.default}]")
-        ),
+        Field(None, description=f"{field.description}" + ("" if field.is_required() else f" [{field.default}]")),
     )
     for name, field in TrainConfig.model_fields.items()
 }
@@ -58,7 +54,8 @@ def train(
     from odkd.train import train as run  # torch loads only when there is work for it
 
     columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("train", total=resolved.max_steps)
         out = run(resolved, lambda done, total: bar.update(task, completed=done))
     print(out)
@@ -74,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 for a mistake in usage or configuration.
     """
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except (OdevalError, CycloptsError) as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)

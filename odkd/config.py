@@ -47,9 +47,7 @@ class TrainConfig(BaseModel):
         description="Size of the fixed corpus of teacher completions that off-policy steps learn from.",
     )
     temperature: float = Field(1.0, gt=0, description="Of the rollouts; the loss compares untempered models.")
-    max_completion_length: int = Field(
-        256, ge=1, description="Tokens; a longer rollout is cut, without an end."
-    )
+    max_completion_length: int = Field(256, ge=1, description="Tokens; a longer rollout is cut, without an end.")
 
     learning_rate: float = Field(1e-6, gt=0, description="Peak, of AdamW.")
     lr_scheduler_type: Literal["constant", "linear"] = Field(
@@ -60,9 +58,7 @@ class TrainConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0, description="The gradient is scaled down to this norm.")
     max_steps: int = Field(ge=1, description="Updates.")
     per_device_train_batch_size: int = Field(8, ge=1, description="Completions per update, one per prompt.")
-    seed: int = Field(
-        42, ge=0, description="Of prompts, coin and rollouts; the same seed gives the same weights."
-    )
+    seed: int = Field(42, ge=0, description="Of prompts, coin and rollouts; the same seed gives the same weights.")
     device: str = Field("auto", description="cpu, cuda, or auto for a GPU where there is one.")
 
     @pydantic.model_validator(mode="after")
@@ -103,9 +99,7 @@ def make_config(settings: Mapping[str, Any], where: str = "settings") -> TrainCo
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] == "missing":
-            raise OdevalError(
-                f"{where}: {name} is missing: {TrainConfig.model_fields[name].description}"
-            ) from None
+            raise OdevalError(f"{where}: {name} is missing: {TrainConfig.model_fields[name].description}") from None
         if isinstance(first.get("ctx", {}).get("error"), OdevalError):
             raise OdevalError(f"{where}: {first['ctx']['error']}") from None
         raise OdevalError(f"{where}: {name} {first['input']!r}: {first['msg']}") from None
@@ -126,7 +120,5 @@ def read_settings(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise OdevalError(f"{path}: is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):
-        raise OdevalError(
-            f"{path}: expected lines like `objective: reverse_kl`, found {type(found).__name__}"
-        )
+        raise OdevalError(f"{path}: expected lines like `objective: reverse_kl`, found {type(found).__name__}")
     return found

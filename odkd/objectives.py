@@ -41,9 +41,7 @@ class Objective:
     dials: tuple[str, ...] = ()
 
 
-def blend(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, forward_weight: float
-) -> torch.Tensor:
+def blend(student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, forward_weight: float) -> torch.Tensor:
     """Linear mixture of both KL divergences: w · KL(p‖q) + (1 − w) · KL(q‖p).
 
     Unlike a generalized JSD it keeps pulling at a mode the student has lost: there the gradient is −w · p_v.

@@ -53,9 +53,7 @@ class Rollouts:
         config: seed, lmbda, batch size, temperature, lengths.
     """
 
-    def __init__(
-        self, student: HfEngine, teacher: HfEngine, prompts: Sequence[Prompt], config: TrainConfig
-    ) -> None:
+    def __init__(self, student: HfEngine, teacher: HfEngine, prompts: Sequence[Prompt], config: TrainConfig) -> None:
         self._engines = {"student": student, "teacher": teacher}
         self._prompts, self._config = prompts, config
         self._token_ids = [student.encode(prompt) for prompt in prompts]
@@ -68,14 +66,10 @@ class Rollouts:
         chosen = [place for place, _ in places]
         if is_on_policy(config.lmbda, config.seed, step):
             seeds = [completion_seed(config.seed, "student", f"step {step}", row) for row in range(len(chosen))]
-            return pad(
-                "student", [self._token_ids[p] for p in chosen], self._sample("student", chosen, seeds)
-            )
+            return pad("student", [self._token_ids[p] for p in chosen], self._sample("student", chosen, seeds))
         keys = [(place, epoch % config.teacher_samples_per_prompt) for place, epoch in places]
         new = [key for key in dict.fromkeys(keys) if key not in self._corpus]
-        seeds = [
-            completion_seed(config.seed, "teacher", self._prompts[p].prompt_id, copy) for p, copy in new
-        ]
+        seeds = [completion_seed(config.seed, "teacher", self._prompts[p].prompt_id, copy) for p, copy in new]
         self._corpus.update(zip(new, self._sample("teacher", [p for p, _ in new], seeds), strict=True))
         return pad("teacher", [self._token_ids[p] for p in chosen], [self._corpus[key] for key in keys])
 
@@ -85,9 +79,7 @@ class Rollouts:
         params = SamplingParams(
             n=1, temperature=self._config.temperature, max_tokens=self._config.max_completion_length
         )
-        answers = self._engines[who].sample(
-            [self._token_ids[p] for p in chosen], [[s] for s in seeds], params
-        )
+        answers = self._engines[who].sample([self._token_ids[p] for p in chosen], [[s] for s in seeds], params)
         return [[int(token) for token in row[0].token_ids] for row in answers]
 
 

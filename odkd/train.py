@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
+from odeval.atomic import write_json
 from odeval.divergence import score_tokens
 from odeval.engines.hf import HfEngine
 from odeval.engines.hf_model import HfModel, check_same_vocabulary
 from odeval.errors import OdevalError
-from odeval.store import provenance, write_json
+from odeval.store import provenance
 from odkd.checkpoint import save
 from odkd.config import TrainConfig
 from odkd.objectives import objective
@@ -72,14 +73,14 @@ def train(config: TrainConfig, advance: Callable[[int, int], None] = lambda done
             student_logits, teacher_logits, targets = both_logits(student, teacher, batch)
             per_token = chosen.loss(student_logits, teacher_logits, **config.dials())
             loss = per_token.sum() / len(targets)
-            if not math.isfinite(loss.item()):
-                raise OdevalError(
-                    f"loss is {loss.item()} at step {step} ({batch.source} completions); "
-                    f"lower learning_rate, now {config.learning_rate}"
-                )
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            if not math.isfinite(loss.item() + norm.item()):
+                raise OdevalError(
+                    f"loss is {loss.item()}, gradient norm {norm.item()} at step {step} ({batch.source} completions); "
+                    f"lower learning_rate, now {config.learning_rate}"
+                )
             rate = config.learning_rate * schedule(config, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -105,9 +106,7 @@ def train(config: TrainConfig, advance: Callable[[int, int], None] = lambda done
     return out
 
 
-def both_logits(
-    student: HfModel, teacher: HfModel, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def both_logits(student: HfModel, teacher: HfModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run both models over a batch and keep the positions that predict a generated token.
 
     Returns:
@@ -117,9 +116,7 @@ def both_logits(
     predicting_BT = batch.generated_BT.roll(-1, dims=1)  # a token is predicted by the position before it
     predicting_BT[:, -1] = False
     device = student.device
-    ids, mask, predicting = (
-        tensor.to(device) for tensor in (batch.ids_BT, batch.mask_BT.long(), predicting_BT)
-    )
+    ids, mask, predicting = (tensor.to(device) for tensor in (batch.ids_BT, batch.mask_BT.long(), predicting_BT))
     student_logits = student.logits_at(student.hidden(ids, mask)[predicting])
     with torch.no_grad():
         teacher_logits = teacher.logits_at(teacher.hidden(ids, mask)[predicting])
@@ -127,9 +124,7 @@ def both_logits(
 
 
 @torch.no_grad()
-def diagnostics(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, targets: torch.Tensor
-) -> dict[str, float]:
+def diagnostics(student_logits: torch.Tensor, teacher_logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
     """Mean over a batch's tokens of both divergences and both entropies, in nats; no extra forward pass."""
     scores = score_tokens(student_logits, teacher_logits, targets)
     names = ("forward_kl", "reverse_kl", "student_entropy", "teacher_entropy")

@@ -13,8 +13,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from odeval.errors import OdevalError
 from odeval.atomic import hash_files
+from odeval.errors import OdevalError
 from odeval.types import ModelRef, Prompt, content_hash
 
 _WEIGHTS = ("*.safetensors", "*.bin")

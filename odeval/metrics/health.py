@@ -41,7 +41,11 @@ def distinct_correct(completions: pd.DataFrame) -> PerPrompt:
     right = completions[completions["correct"] == 1]
     found = right.groupby("prompt_id")["answer"].nunique()
     prompts = completions.groupby("prompt_id", sort=True).size().index
-    return PerPrompt(prompts.to_numpy(), found.reindex(prompts, fill_value=0).to_numpy(), pd.Series(1.0, prompts).to_numpy())
+    return PerPrompt(
+        prompts.to_numpy(),
+        found.reindex(prompts, fill_value=0).to_numpy(),
+        pd.Series(1.0, prompts).to_numpy(),
+    )
 
 
 def _share(completions: pd.DataFrame, flag: pd.Series) -> PerPrompt:

@@ -121,5 +121,8 @@ def pass_at_k_per_prompt(table: pd.DataFrame, ks: Sequence[int]) -> PerPrompt:
     values = pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), ks)
     defined = ~np.isnan(values)
     return PerPrompt(
-        table.index.to_numpy(), np.where(defined, values, 0.0), defined.astype(float), tuple(float(k) for k in ks)
+        table.index.to_numpy(),
+        np.where(defined, values, 0.0),
+        defined.astype(float),
+        tuple(float(k) for k in ks),
     )

@@ -10,7 +10,7 @@ spelling. Two derivations that differ only in the order of independent steps cou
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations, combinations_with_replacement
 
 from odeval.tasks.base import Task
@@ -49,7 +49,7 @@ def result(a: int, operator: str, b: int) -> int | None:
     return value if value in RESULTS else None
 
 
-@lru_cache(maxsize=1024)
+@cache
 def derivations(numbers: tuple[int, ...]) -> dict[int, tuple[str, ...]]:
     """List every derivation that uses all the numbers.
 

@@ -17,6 +17,7 @@ import math
 import random
 from collections.abc import Mapping
 from functools import cache, lru_cache
+from itertools import pairwise
 from statistics import NormalDist
 
 from odeval.tasks.base import Task
@@ -111,7 +112,7 @@ def vocabulary() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _questions() -> tuple[Prompt, ...]:
-    """Every pair at least two layers apart that 1 to MOST_PATHS paths join."""
+    """Every pair at least two layers apart that 1 to MOST_PATHS paths join, if training shows all their edges."""
     successors = graph()
     count: dict[str, dict[str, int]] = {}  # node -> reachable node -> number of paths
     for node in reversed(list(successors)):
@@ -120,16 +121,28 @@ def _questions() -> tuple[Prompt, ...]:
             for goal, number in ((after, 1), *count[after].items()):
                 reached[goal] = reached.get(goal, 0) + number
         count[node] = reached
-    return tuple(
+    found = [
         Prompt(text=f"{start} {goal} :", answer=goal)
         for start, reached in count.items()
         for goal, number in reached.items()
         if number <= MOST_PATHS and ord(goal[0]) - ord(start[0]) >= 2
-    )
+    ]
+    shown_edges = set().union(*(_edges(prompt) for prompt in in_split(found, "train", None)))
+    return tuple(prompt for prompt in found if _edges(prompt) <= shown_edges)
+
+
+def _edges(prompt: Prompt) -> set[tuple[str, str]]:
+    """Every edge on a path from the prompt's start to its goal."""
+    start = (prompt.text or "").split()[0]
+    walks = ([start, *answer.split()] for answer in solutions(prompt))
+    return {edge for walk in walks for edge in pairwise(walk)}
 
 
 def prompts(split: Split = "heldout", limit: int | None = None) -> list[Prompt]:
     """Return the questions of one split, in a fixed pseudo-random order.
+
+    What is held out is the pair, never an edge: a question that needs an edge no training question shows could
+    only be guessed, and belongs to no split.
 
     Raises:
         OdevalError: No such split, or limit below 1.

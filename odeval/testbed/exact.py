@@ -72,9 +72,7 @@ def enumerate_solutions(
     for index, prompt in enumerate(prompts):
         start = tokenizer(prompt.text)["input_ids"]
         for text in solutions(prompt):
-            rows.append(
-                [*start, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            )
+            rows.append([*start, *tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
             starts.append(len(start))
             owner.append(index)
     longest = max(len(row) - start for row, start in zip(rows, starts, strict=True))

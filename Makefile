@@ -1,0 +1,36 @@
+# Everything a newcomer runs. Each target installs what it needs into .venv from constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export HF_HUB_OFFLINE := 1
+
+.PHONY: install demo test check bench testbed clean
+
+.venv/.run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train]'
+	touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --group dev
+	touch $@
+
+install: .venv/.run
+
+demo: .venv/.run        ## audit the embedded students; ends with the verdict and the report's path
+	$(BIN)/odeval demo || test $$? -eq 1   # 1 is a verdict: some student failed its gate
+
+test: .venv/.dev        ## the whole suite, offline
+	$(BIN)/python -m pytest
+
+check: .venv/.dev       ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+testbed: .venv/.run     ## train the embedded models from scratch, in minutes
+	$(BIN)/python benchmarks/train_testbed.py
+
+clean:
+	rm -rf .venv odeval-demo

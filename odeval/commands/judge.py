@@ -1,0 +1,87 @@
+"""Verbs that read results: compare, gate, report. They load no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from odeval.commands.options import emit, parse_ks
+from odeval.errors import CannotJudge, OdevalError
+
+
+def compare(
+    runs: list[Path], /, *, teacher: Path | None = None, ks: str | None = None, threshold: float = 0.8,
+    confidence: float = 0.95, allow_mismatch: list[str] | None = None, out: Path | None = None, json: bool = False,
+) -> int:  # fmt: skip
+    """Compare runs prompt by prompt: BASELINE CANDIDATE…, or candidates with --teacher alone.
+
+    Args:
+        runs: Run folders; the first is the baseline unless only one is given together with --teacher.
+        teacher: Run folder of the teacher.
+        ks: Comma-separated k, or all; powers of two by default.
+        threshold: Entropy of a branch point in nats.
+        confidence: Of two-sided intervals.
+        allow_mismatch: Sampling settings that may differ.
+        out: Write comparison.json here.
+        json: Print comparison.json on stdout and nothing else.
+    """
+    from odeval.compare import CompareSettings, compare
+    from odeval.store import RunFolder
+    from odeval.terminal import print_comparison
+
+    folders = [RunFolder(run) for run in runs]
+    baseline = None if teacher is not None and len(folders) == 1 else folders.pop(0)
+    if not folders:
+        raise OdevalError("compare needs two runs: BASELINE CANDIDATE, or one CANDIDATE with --teacher RUN")
+    settings = CompareSettings(parse_ks(ks), confidence, threshold, tuple(allow_mismatch or ()))
+    result = compare(folders, None if teacher is None else RunFolder(teacher), baseline, settings)
+    emit(result, out, json, lambda: print_comparison(result))
+    return 0
+
+
+def gate(
+    comparison: Path,
+    /,
+    *,
+    rules: Path | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+    json: bool = False,
+) -> int:
+    """Judge a comparison by rules; the exit code is the verdict.
+
+    Args:
+        comparison: comparison.json, or a folder that holds one.
+        rules: YAML file; sensible default rules otherwise.
+        out: Write verdict.json here.
+        strict: Exit 3 when the verdict is inconclusive.
+        json: Print verdict.json on stdout and nothing else.
+    """
+    from odeval.config import GateConfig, load_yaml
+    from odeval.gate import as_json, exit_code, judge, overall, read_comparison
+    from odeval.rules import DEFAULT_RULES
+    from odeval.terminal import print_verdict
+
+    loaded = DEFAULT_RULES if rules is None else load_yaml(rules, GateConfig)
+    judgements = judge(read_comparison(comparison), loaded, str(rules or "default rules"))
+    emit(as_json(judgements, loaded), out, json, lambda: print_verdict(judgements))
+    return exit_code(overall(judgements), strict)
+
+
+def report(comparison: Path, /, *, verdict: Path | None = None, out: Path | None = None) -> int:
+    """Render comparison.json and verdict.json as one self-contained page.
+
+    Args:
+        comparison: comparison.json, or a folder that holds it.
+        verdict: verdict.json; the one beside the comparison by default.
+        out: Folder of the report; the comparison's by default.
+    """
+    from odeval.atomic import read_json
+    from odeval.gate import read_comparison
+    from odeval.report import write_report
+
+    folder = comparison if comparison.is_dir() else comparison.parent
+    path = verdict or folder / "verdict.json"
+    if not path.exists():
+        raise CannotJudge(f"{path}: no verdict to report; run `odeval gate {comparison} --out {path}` first")
+    print(write_report(read_comparison(comparison), read_json(path), out or folder))
+    return 0

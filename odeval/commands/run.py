@@ -1,0 +1,205 @@
+"""Verbs that call models: demo, audit, sample, grade, score."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from odeval.commands.options import parse_ks
+
+Samples = Annotated[int | None, Parameter(name=["-n", "--n"])]
+
+
+def demo(
+    *,
+    out: Path = Path("odeval-demo"),
+    world: str = "graph_paths",
+    n: Samples = None,
+    limit: int | None = None,
+    strict: bool = False,
+) -> int:
+    """Audit the embedded students against the embedded teacher, offline.
+
+    Args:
+        out: Folder for runs and report; rerun to continue.
+        world: graph_paths or countdown.
+        n: Completions per prompt (64).
+        limit: Held-out prompts (200).
+        strict: Exit 3 when the verdict is inconclusive.
+    """
+    from odeval import testbed
+    from odeval.audit import AuditConfig
+
+    students = [
+        testbed.checkpoint(world, name) for name in testbed.models(world) if name not in ("teacher", "warm_start")
+    ]
+    config = AuditConfig(
+        students=tuple(students), teacher=testbed.checkpoint(world, "teacher"),
+        baseline=testbed.checkpoint(world, "warm_start"), task=world, out=out / world, n=n or 64, limit=limit or 200,
+    )  # fmt: skip
+    return _audit(config, strict, quiet=False, as_json=False)
+
+
+def audit(
+    students: list[Path] | None = None, /, *, teacher: Path | None = None, task: str | None = None,
+    out: Path | None = None, baseline: Path | None = None, grader: str | None = None, n: Samples = None,
+    limit: int | None = None,
+    temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
+    max_tokens: int | None = None, seed: int | None = None, ks: str | None = None,
+    threshold: float | None = None, rules: Path | None = None,
+    device: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
+    json: bool = False, quiet: bool = False,
+) -> int:  # fmt: skip
+    """Sample, grade, score, compare, gate and report, in one resumable run.
+
+    Args:
+        students: Model folders to audit (Hugging Face format).
+        teacher: Folder of the model they were distilled from.
+        task: A built-in task (see `odeval tasks`) or a prompts file (.jsonl).
+        out: Folder for runs, comparison, verdict and report; rerun to continue.
+        baseline: Folder of the model a student must not be worse than: itself before distillation, or the last release.
+        grader: For a prompts file: exact, numeric, choice or regex.
+        n: Completions per prompt (64).
+        limit: Use the first LIMIT prompts.
+        temperature: 1 by default.
+        top_p: 1 by default, cuts nothing.
+        top_k: 0 by default, cuts nothing.
+        max_tokens: Per completion.
+        seed: Of the run (0).
+        ks: Comma-separated k of the curve; powers of two up to n by default.
+        threshold: Entropy of a branch point in nats (0.8).
+        rules: YAML file of gate rules.
+        device: cpu, cuda or auto.
+        config: YAML file with any of these settings.
+        print_config: Print the resolved settings and where each came from, and stop.
+        strict: Exit 3 when the verdict is inconclusive.
+        json: Print verdict.json on stdout and nothing else.
+        quiet: No progress.
+    """
+    from odeval.audit import AuditConfig
+    from odeval.config import resolve
+
+    flags = {
+        "students": students, "teacher": teacher, "task": task, "out": out, "baseline": baseline, "grader": grader,
+        "n": n, "limit": limit, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens,
+        "seed": seed,
+        "ks": parse_ks(ks), "threshold": threshold, "rules": rules, "device": device,
+    }  # fmt: skip
+    resolved, sources = resolve(AuditConfig, flags, config, os.environ)
+    if print_config:
+        for key, value in resolved.model_dump(mode="json").items():
+            print(f"{key}: {jsonlib.dumps(value, ensure_ascii=False)}  # {sources[key]}")
+        return 0
+    return _audit(resolved, strict, quiet, json)
+
+
+def sample(
+    model: Path, /, *, task: str, out: Path, grader: str | None = None, n: int = 64, limit: int | None = None,
+    temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_tokens: int | None = None, seed: int = 0,
+    device: str = "auto", quiet: bool = False,
+) -> int:  # fmt: skip
+    """Draw n completions per prompt into a run folder; a larger n extends the run.
+
+    Args:
+        model: Folder in Hugging Face format.
+        task: A built-in task or a prompts file.
+        out: The run folder.
+        grader: For a prompts file, recorded for `odeval grade`.
+        n: Completions per prompt.
+        limit: Use the first LIMIT prompts.
+        temperature: 0 is greedy and needs n 1.
+        top_p: 1 cuts nothing.
+        top_k: 0 cuts nothing.
+        max_tokens: Per completion; the task's own by default.
+        seed: Of the run.
+        device: cpu, cuda or auto.
+        quiet: No progress.
+    """
+    from odeval.sampling import sample
+    from odeval.store import RunFolder
+    from odeval.tasks import load_task
+    from odeval.types import SamplingParams
+
+    loaded = load_task(task, grader, limit, max_tokens)
+    params = SamplingParams(n, temperature, top_p, top_k, loaded.max_tokens, seed)
+    from odeval.engines.hf import HfEngine
+    from odeval.terminal import stages
+
+    engine = HfEngine(model, device)
+    with stages(quiet) as stage, stage(f"sample {out.name}") as advance:
+        sample(engine, engine.model.ref(), loaded, params, RunFolder(out), advance)
+    print(out)
+    return 0
+
+
+def grade(run: Path, /, *, grader: str | None = None, force: bool = False, quiet: bool = False) -> int:
+    """Grade a run's completions. Never samples.
+
+    Args:
+        run: A run folder.
+        grader: Use this grader instead of the recorded one.
+        force: Grade again even if the grades are up to date.
+        quiet: No progress.
+    """
+    from odeval.grading import grade, summary
+    from odeval.store import RunFolder
+    from odeval.tasks import grader_of
+    from odeval.terminal import stages
+
+    folder = RunFolder(run)
+    name, function = grader_of(folder.meta()["task"], grader)
+    with stages(quiet) as stage, stage(f"grade {folder.label}") as advance:
+        grade(folder, function, name, advance, force)
+    print(summary(folder))
+    return 0
+
+
+def score(
+    run: Path,
+    /,
+    *,
+    teacher_run: Path,
+    student: Path | None = None,
+    teacher: Path | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> int:
+    """Score teacher and student at every token of both runs, into the student's run folder.
+
+    Args:
+        run: The student's run folder.
+        teacher_run: The teacher's run folder.
+        student: The student's model folder; the one recorded in the run by default.
+        teacher: The teacher's model folder; the one recorded in its run by default.
+        device: cpu, cuda or auto.
+        quiet: No progress.
+    """
+    from odeval.audit import score_pair
+    from odeval.store import RunFolder
+    from odeval.terminal import stages
+
+    own, other = RunFolder(run), RunFolder(teacher_run)
+    models = [given or Path(folder.meta()["model"]["path"]) for given, folder in ((teacher, other), (student, own))]
+    with stages(quiet) as stage:
+        score_pair(models[0], models[1], other, own, device, stage)
+    print(own.path / "tokens")
+    return 0
+
+
+def _audit(config: Any, strict: bool, quiet: bool, as_json: bool) -> int:
+    from odeval.audit import audit
+    from odeval.gate import exit_code, overall
+    from odeval.terminal import print_verdict, stages
+
+    with stages(quiet) as stage:
+        _, judgements, page = audit(config, stage)
+    if as_json:
+        print((config.out / "verdict.json").read_text(encoding="utf-8"), end="")
+    else:
+        print_verdict(judgements)
+        print(f"report: {page}")
+    return exit_code(overall(judgements), strict)

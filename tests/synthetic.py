@@ -1,0 +1,98 @@
+"""Run folders written from numbers, so that every statistic can be compared with a known truth. No model is used."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from odeval.sampling import completion_seed
+from odeval.store import RunFolder, write_table
+from odeval.types import GRADES, SAMPLES, TOKEN_COLUMNS, TOKENS, ModelRef, Prompt, SamplingParams
+
+
+def write_run(
+    path: Path,
+    correct: list[list[bool | None]],
+    *,
+    answers: list[list[str]] | None = None,
+    reasons: list[list[str]] | None = None,
+    params: SamplingParams | None = None,
+    prompts: list[Prompt] | None = None,
+    grader: str = "exact",
+    block: int = 7,
+) -> RunFolder:
+    """Write a graded run: correct[p][s] of prompt p, sample s; the texts are the answers."""
+    run = RunFolder(path)
+    prompts = prompts or [Prompt(text=f"question {p}", answer="right", id=f"p{p:05d}") for p in range(len(correct))]
+    params = params or SamplingParams(n=max(map(len, correct)), max_tokens=8)
+    model = ModelRef(path=str(path), fingerprint=path.name, vocabulary="v")
+    meta = {"model": asdict(model), "task": {"name": "synthetic", "grader": grader}, "sampling": asdict(params)}
+    run.open({**meta, "prompts_per_part": block}, prompts)
+    order = sorted(range(len(prompts)), key=lambda p: p)
+    for number, start in enumerate(range(0, len(order), block)):
+        rows = [(p, s) for p in order[start : start + block] for s in range(len(correct[p]))]
+        texts = [answers[p][s] if answers else ("right" if correct[p][s] else f"wrong {s}") for p, s in rows]
+        table = pa.table(
+            [
+                [prompts[p].prompt_id for p, _ in rows],
+                pa.array([s for _, s in rows], pa.int32()),
+                pa.array([completion_seed(0, path.name, prompts[p].prompt_id, s) for p, s in rows], pa.uint64()),
+                pa.array([[1, 2] for _ in rows], pa.list_(pa.int32())),
+                pa.array([[hash_id(text), 3] for text in texts], pa.list_(pa.int32())),
+                pa.array([None] * len(rows), pa.list_(pa.float32())),
+                texts,
+                [reasons[p][s] if reasons else "stop" for p, s in rows],
+            ],
+            schema=SAMPLES,
+        )
+        write_table(run.samples / f"part-{number:05d}-00000.parquet", table, {})
+    rows = [(p, s) for p in range(len(prompts)) for s in range(len(correct[p]))]
+    grades = pa.table(
+        [
+            [prompts[p].prompt_id for p, _ in rows],
+            pa.array([s for _, s in rows], pa.int32()),
+            pa.array([correct[p][s] for p, s in rows], pa.bool_()),
+            [answers[p][s] if answers else ("right" if correct[p][s] else f"wrong {s}") for p, s in rows],
+            [""] * len(rows),
+        ],
+        schema=GRADES,
+    )
+    write_table(run.grades, grades, {"samples": run.fingerprint(run.samples), "grader": grader})
+    return run
+
+
+def hash_id(text: str) -> int:
+    return sum((i + 1) * ord(character) for i, character in enumerate(text)) % 2**20
+
+
+def write_tokens(run: RunFolder, trajectory: str, source: RunFolder, values: dict[str, np.ndarray]) -> None:
+    """Score a run by hand: every completion of `source` has the tokens values[column][p, s, t]."""
+    from odeval.atomic import hash_files
+
+    ids = [prompt.prompt_id for prompt in source.prompts()]
+    for path in source.part_paths(source.samples):
+        table = pa.parquet.read_table(path, columns=["prompt_id", "sample_id"], partitioning=None)
+        keys = zip(table["prompt_id"].to_pylist(), table["sample_id"].to_pylist(), strict=True)
+        places = [(ids.index(prompt_id), s) for prompt_id, s in keys]
+        lists = [
+            pa.array([values[name][p, s].astype(np.float32) for p, s in places], pa.list_(pa.float32()))
+            for name in TOKEN_COLUMNS
+        ]
+        out = pa.table([table["prompt_id"], table["sample_id"], *lists], schema=TOKENS)
+        write_table(run.tokens(trajectory) / path.name, out, {"samples": hash_files([path])})
+
+
+def draws(rates: np.ndarray, n: int, seed: int) -> list[list[bool | None]]:
+    """Bernoulli samples of given solve rates."""
+    return [list(map(bool, row)) for row in np.random.default_rng(seed).random((len(rates), n)) < rates[:, None]]
+
+
+def random_tokens(prompts: int, samples: int, length: int, seed: int) -> dict[str, np.ndarray]:
+    """Plausible token scores: exponential entropies and divergences."""
+    generator = np.random.default_rng(seed)
+    shape = (prompts, samples, length)
+    found = {name: generator.exponential(0.6, shape) for name in TOKEN_COLUMNS}
+    return {name: -value if "logprob" in name else value for name, value in found.items()}

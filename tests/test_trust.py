@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import draws, write_run
+
+from odeval.measure import measure
+from odeval.trust import copied_streams, examine, excess_repeats
+
+
+def sampled(seed: int, streams: int = 64, prompts: int = 80, n: int = 64) -> pd.DataFrame:
+    """Draw completions from known distributions; fewer than n streams means that some samples are copies."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for p in range(prompts):
+        probs = generator.dirichlet(np.full(30, 0.3))
+        drawn = generator.choice(30, size=streams, p=probs)[np.arange(n) % streams]
+        rows += [(f"p{p}", int(answer), float(np.log(probs[answer]))) for answer in drawn]
+    return pd.DataFrame(rows, columns=["prompt_id", "digest", "logprob"])
+
+
+def test_repeats_by_chance_are_not_called_copies() -> None:
+    """The z score of independent draws has mean 0 and spread 1, however many repeats there are."""
+    scores = np.array([excess_repeats(sampled(seed)) for seed in range(150)])
+    assert abs(scores.mean()) < 3 / np.sqrt(len(scores))
+    assert 0.75 < scores.std() < 1.25
+    assert scores.max() < 4
+
+
+def test_many_repeats_are_found() -> None:
+    assert excess_repeats(sampled(0, streams=32)) > 4
+
+
+@pytest.mark.parametrize("streams", [16, 56, 63])
+def test_a_copied_stream_is_named(streams: int) -> None:
+    """Even one copied stream of 64, which the number of repeats alone does not show."""
+    first, second, z = copied_streams(sampled(0, streams).assign(sample_id=list(range(64)) * 80))
+    assert z > 8
+    assert (second - first) % streams == 0
+
+
+def test_independent_streams_are_not_blamed() -> None:
+    scores = [copied_streams(sampled(seed).assign(sample_id=list(range(64)) * 80))[2] for seed in range(40)]
+    assert max(scores) < 6
+
+
+def test_streams_of_one_answer_cannot_be_told_apart() -> None:
+    frame = pd.DataFrame({"prompt_id": ["a"] * 4 + ["b"] * 4, "sample_id": [0, 1, 2, 3] * 2, "digest": 1})
+    assert copied_streams(frame) == (0, 0, 0.0)
+
+
+def statuses(*runs) -> dict[str, str]:
+    measured = [measure(run, run.label, 0.8) for run in runs]
+    return {item.check: item.status for item in examine(measured)}
+
+
+def test_a_shared_seed_blocks(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", draws(np.full(60, 0.5), 4, 0))
+    measured = measure(run, "run", 0.8)
+    assert {item.check: item.status for item in examine([measured])}["Every completion has its own seed"] == "ok"
+    measured.completions.loc[5, "seed"] = measured.completions.loc[4, "seed"]
+    assert {item.check: item.status for item in examine([measured])}["Every completion has its own seed"] == "block"
+
+
+def test_warnings(tmp_path: Path) -> None:
+    few = write_run(
+        tmp_path / "few",
+        [[True, None, False, True]] * 30,
+        reasons=[["stop", "stop", "length", "stop"]] * 30,
+    )
+    found = statuses(few)
+    assert found["Prompts"] == "warn"
+    assert found["Truncated at max_tokens"] == "warn"
+    assert found["Not graded (attrition)"] == "warn"
+    assert found["Entropies"] == "unknown"
+
+
+def test_what_was_not_checked_is_not_ok(tmp_path: Path) -> None:
+    found = statuses(write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0)))
+    assert found["Prompts"] == "ok"
+    assert found["Repeats no more than chance, run"] == "unknown"
