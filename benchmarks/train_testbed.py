@@ -5,7 +5,7 @@
 
 Per world: a teacher, trained on the true solutions; a small student, trained on the teacher's samples (the
 start); and from one start every arm, with three training seeds. The learning rate of each arm is the one of
-RATES with the highest exact pass@1 on the selection prompts, for a training seed used for nothing else.
+its plan's rates with the highest exact pass@1 on the selection prompts, for a seed used for nothing else.
 Everything reported is measured on held-out prompts that no choice has seen.
 """
 
@@ -44,7 +44,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "blend": {"objective": "blend", "forward_weight": 0.3, "lmbda": 1.0},
     "gkd": {"objective": "jsd", "beta": 0.5, "lmbda": 0.5},
 }
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2)  # reported; the models of the first are embedded
 SELECTION_SEED = 1000
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +58,7 @@ class Plan:
     starts: dict[str, Supervised]  # the first is the one learning rates are chosen on, and is embedded
     steps: int
     batch: int
+    rates: tuple[float, ...]  # tried for every arm
 
 
 PLANS = {
@@ -70,12 +70,14 @@ PLANS = {
         },
         steps=400,
         batch=128,
+        rates=(3e-3, 1e-2, 3e-2, 1e-1),  # the smaller the model, the larger the rate it needs
     ),
     "countdown": Plan(
         teacher=Supervised((96, 3, 4, 256), steps=2400, batch=64, rate=2e-3),
         starts={"warm_start": Supervised((64, 2, 4, 192), steps=2000, batch=64, rate=2e-3, samples=4)},
         steps=200,
         batch=32,
+        rates=(3e-4, 1e-3, 3e-3, 1e-2),
     ),
 }
 
@@ -85,6 +87,10 @@ def run_arm(name: str, work: Path, start: str, arm: str, rate: float, seed: int,
     torch.set_num_threads(1)
     plan, world, teacher = PLANS[name], WORLDS[name], work / name / "teacher"
     out = work / name / f"{start}-{arm}-{rate}-{seed}"
+    record = out.parent / f"{out.name}.json"
+    if record.exists():
+        return dict(read_json(record))
+    shutil.rmtree(out, ignore_errors=True)  # what a killed run left
     config = make_config(
         {
             **ARMS[arm],
@@ -106,13 +112,18 @@ def run_arm(name: str, work: Path, start: str, arm: str, rate: float, seed: int,
     seconds = time.perf_counter() - started
     spent = read_json(out / "training.json")["spent"]
     row = {"arm": arm, "start": start, "learning_rate": rate, "seed": seed, "seconds": seconds, **spent}
-    return {**row, **measure(world, out, teacher, split)}
+    row |= measure(world, out, teacher, split)
+    write_json(record, row)
+    return row
 
 
 def prepare(name: str, work: Path) -> dict[str, Any]:
     """Train the teacher and the starts of a world and measure them; runs in a process of its own."""
     torch.set_num_threads(1)
     world, plan, folder = WORLDS[name], PLANS[name], work / name
+    record = folder / "models.json"
+    if record.exists():
+        return dict(read_json(record))
     models: dict[str, Any] = {}
     for model, how in {"teacher": plan.teacher, **plan.starts}.items():
         taught_by = None if model == "teacher" else folder / "teacher"
@@ -121,6 +132,7 @@ def prepare(name: str, work: Path) -> dict[str, Any]:
         size = sum(p.numel() for p in HfModel(folder / model, "cpu").model.parameters())
         models[model] = {"how": asdict(how), "parameters": size, "seconds": seconds, **numbers}
         announced(name, {"start": model, "arm": "", "learning_rate": how.rate, "seed": 0, **models[model]})
+    write_json(record, models)
     return models
 
 
@@ -131,7 +143,7 @@ def study(work: Path, jobs: int) -> dict[str, Any]:
         models = {name: future.result() for name, future in waiting.items()}
         grid = {name: [] for name in PLANS}
         for name, plan in PLANS.items():
-            jobs_of = [(next(iter(plan.starts)), arm, rate, SELECTION_SEED) for arm in ARMS for rate in RATES]
+            jobs_of = [(next(iter(plan.starts)), arm, rate, SELECTION_SEED) for arm in ARMS for rate in plan.rates]
             grid[name] = [pool.submit(run_arm, name, work, *job, "selection") for job in jobs_of]
         tried = {name: [announced(name, future.result()) for future in futures] for name, futures in grid.items()}
         rates = {name: {arm: best_rate(rows, arm) for arm in ARMS} for name, rows in tried.items()}
@@ -180,6 +192,7 @@ def summary(
         "heldout_prompts": len(models["teacher"]["per_prompt"]),
         "steps": PLANS[name].steps,
         "batch": PLANS[name].batch,
+        "rates": PLANS[name].rates,
         "models": {model: strip(row) for model, row in models.items()},
         "selection": [strip(row) for row in tried],
         "learning_rates": rates,
@@ -219,20 +232,20 @@ def embed(worlds: dict[str, Any], work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--keep", type=Path, help="keep every trained model in this new folder")
+    parser.add_argument(
+        "--work", type=Path, help="keep every trained model in this folder; a killed run continues there"
+    )
     parser.add_argument("--report-only", action="store_true", help="render the report from the newest results")
     options = parser.parse_args()
     results = ROOT / "benchmarks" / "results"
     if not options.report_only:
-        started = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
-            work = options.keep or Path(scratch)
+            work = options.work or Path(scratch)
             worlds = study(work, options.jobs)
             embed(worlds, work)
         hardware = f"{platform.machine()}-{os.cpu_count()}core"
         setting = {
-            "hardware": hardware, "jobs": options.jobs, "seconds": round(time.perf_counter() - started),
-            "arms": ARMS, "rates": RATES, "seeds": SEEDS, "selection_seed": SELECTION_SEED,
+            "hardware": hardware, "jobs": options.jobs, "arms": ARMS, "seeds": SEEDS, "selection_seed": SELECTION_SEED,
         }  # fmt: skip
         made = {**provenance(), "command": "python benchmarks/train_testbed.py"}
         path = results / f"testbed_{hardware}_{datetime.now(UTC):%Y%m}.json"

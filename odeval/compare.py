@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from odeval.curves import curve_per_prompt
 from odeval.errors import CannotJudge, OdevalError
 from odeval.examples import lost_prompts
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import METRICS
-from odeval.pairing import clusters, columns, curve_of, described, number, pair, plain
+from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.trust import as_rows, check_comparable, examine
@@ -147,7 +148,8 @@ def _grid(wanted: tuple[int, ...] | Literal["all"], runs: Sequence[Measured]) ->
 
 def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings) -> dict[str, Any]:
     prompt_ids = sorted(run.prompts)
-    curve = curve_of(run, ks, prompt_ids)
+    own = curve_per_prompt(counts_of(run, prompt_ids), np.asarray(prompt_ids, dtype=object), ks)
+    curve = linearise(own, prompt_ids, clusters(run, prompt_ids))
     metrics = {}
     for name, metric in run.sums.items():
         entry = METRICS[name.partition("@")[0]]
@@ -158,7 +160,7 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "role": role,
         "model": run.meta["model"],
         "samples": int(run.counts["n"].max()),
-        "completions": len(run.completions),
+        "completions": int(run.counts["n"].sum()) if run.completions.empty else len(run.completions),
         "solved": int((run.counts["c"] > 0).sum()),
         "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},

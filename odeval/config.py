@@ -30,12 +30,15 @@ class GateConfig(BaseModel):
 
     Attributes:
         alpha: One-sided error rate of each rule; a rule over a whole curve spends it on the curve as one.
+        scope: What a rule on the pass@k curve must hold for: these prompts sampled again ("benchmark"), or other
+            prompts of their kind ("population").
         rules: What must hold.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    scope: Literal["benchmark", "population"] = "population"
     rules: tuple[RuleConfig, ...] = Field(min_length=1)
 
 

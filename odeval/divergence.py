@@ -5,8 +5,8 @@ in nats, float32 or better, and differentiable in both arguments.
 
 Whatever comes in is widened to float64 before it is normalised. In float32 the rounding of log p and log q alone
 puts 1e-7 into their difference d, which is the whole of d once p and q are close (measured: a KL of 2e-10 wrong by
-6 %, whichever way it is summed). A KL divergence is summed in generator form, Σ p·(e^(−d) − 1 + d). That equals
-Σ p·d because Σ (q − p) = 0, but every term is >= 0, so the sum cannot turn negative.
+6 %, however it is summed). A KL divergence is Σ p·d + Σ q − Σ p: the last two sums are both 1 up to rounding, and
+they cancel what the rounding of the two normalisers adds to the first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-
-_NEAR = 1.0  # |d| under which e^(−d) − 1 + d goes through expm1; beyond, e^(−d) may overflow
 
 
 class TokenScores(NamedTuple):
@@ -27,6 +25,20 @@ class TokenScores(NamedTuple):
     student_entropy: torch.Tensor
     forward_kl: torch.Tensor
     reverse_kl: torch.Tensor
+
+
+def log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Normalise logits to log-probabilities.
+
+        z − log Σ exp z
+
+    Args:
+        logits: [..., V], any float type; −inf marks an impossible token.
+
+    Returns:
+        [..., V] nats, float64 whatever comes in.
+    """
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float64)
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -42,7 +54,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
         >>> round(float(entropy(torch.zeros(4))), 4)  # log 4
         1.3863
     """
-    log_p = _log_softmax(logits)
+    log_p = log_softmax(logits)
     return _like(_entropy(log_p.exp(), log_p), logits)
 
 
@@ -60,8 +72,7 @@ def log_prob(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
         >>> round(float(log_prob(torch.tensor([0.9, 0.1]).log(), torch.tensor(1))), 4)  # log 0.1
         -2.3026
     """
-    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).double()
-    return _like(chosen - torch.logsumexp(logits.double(), dim=-1), logits)
+    return _like(log_softmax(logits).gather(-1, token_ids.unsqueeze(-1)).squeeze(-1), logits)
 
 
 def forward_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
@@ -81,7 +92,7 @@ def forward_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> to
         >>> round(float(forward_kl(student, teacher)), 4), round(float(reverse_kl(student, teacher)), 4)
         (0.5108, 0.3681)
     """
-    return _like(_kl(_log_softmax(teacher_logits), _log_softmax(student_logits)), student_logits)
+    return _like(_kl(log_softmax(teacher_logits), log_softmax(student_logits)), student_logits)
 
 
 def reverse_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
@@ -96,7 +107,7 @@ def reverse_kl(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> to
     Returns:
         [...] nats, >= 0; inf where the teacher excludes a token that the student allows. Not masked, not reduced.
     """
-    return _like(_kl(_log_softmax(student_logits), _log_softmax(teacher_logits)), student_logits)
+    return _like(_kl(log_softmax(student_logits), log_softmax(teacher_logits)), student_logits)
 
 
 def jsd(student_logits: torch.Tensor, teacher_logits: torch.Tensor, beta: float) -> torch.Tensor:
@@ -122,15 +133,13 @@ def jsd(student_logits: torch.Tensor, teacher_logits: torch.Tensor, beta: float)
         return forward_kl(student_logits, teacher_logits)
     if beta == 1:
         return reverse_kl(student_logits, teacher_logits)
-    log_p, log_q = _log_softmax(teacher_logits), _log_softmax(student_logits)
+    log_p, log_q = log_softmax(teacher_logits), log_softmax(student_logits)
     weight = torch.tensor(beta, dtype=log_p.dtype, device=log_p.device)
     log_m = torch.logaddexp(log_p + weight.log(), log_q + torch.log1p(-weight))
     return _like(beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m), student_logits)
 
 
-def score_tokens(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, token_ids: torch.Tensor
-) -> TokenScores:
+def score_tokens(student_logits: torch.Tensor, teacher_logits: torch.Tensor, token_ids: torch.Tensor) -> TokenScores:
     """Everything an audit stores about a position, from one normalisation of each model's logits.
 
     Args:
@@ -141,7 +150,7 @@ def score_tokens(
     Returns:
         Six tensors [N].
     """
-    log_p, log_q = _log_softmax(teacher_logits), _log_softmax(student_logits)
+    log_p, log_q = log_softmax(teacher_logits), log_softmax(student_logits)
     p, q = log_p.exp(), log_q.exp()
     index = token_ids.unsqueeze(-1)
     scores = (
@@ -155,14 +164,9 @@ def score_tokens(
     return TokenScores(*(_like(score, student_logits) for score in scores))
 
 
-def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    wide = logits.double()
-    return wide - torch.logsumexp(wide, dim=-1, keepdim=True)
-
-
 def _entropy(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
-    # 0 · (−inf) is 0 here. The negative of a sum of −0.0 would read "-0.0".
-    return (p * -log_p.masked_fill(p == 0, 0.0)).sum(-1)
+    # 0 · (−inf) is 0 here. Taking 0 − x instead of −x keeps "-0.0" out of every table.
+    return 0.0 - (p * log_p.masked_fill(p == 0, 0.0)).sum(-1)
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -170,13 +174,10 @@ def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 
 def _kl_of(p: torch.Tensor, log_p: torch.Tensor, q: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    possible = p > 0
     # A token that is impossible for both would give −inf − (−inf), which is NaN.
-    d = (log_p - log_q).masked_fill(~possible, 0.0)
-    near = (d.abs() < _NEAR) & possible
-    small = d.masked_fill(~near, 0.0)  # keeps an overflow of expm1 out of the gradient too
-    # p·(e^(−d) − 1 + d); q − p + p·d is the same, and is q where p is 0
-    return torch.where(near, p * (torch.expm1(-small) + small), q - p + p * d).sum(-1)
+    d = (log_p - log_q).masked_fill(p == 0, 0.0)
+    kl = (p * d).sum(-1) + (q.sum(-1) - p.sum(-1))
+    return kl - kl.detach().clamp(max=0.0)  # under 1e-15 the sum is rounding of either sign; its gradient is not
 
 
 def _like(value: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,8 @@ def lost_prompts(
 
 def _texts(run: Measured, folder: RunFolder, prompt_ids: Any, correct: float) -> dict[str, str]:
     """The commonest right (or wrong) completion of each prompt."""
+    if run.completions.empty:
+        return {}
     rows = run.completions[
         run.completions["prompt_id"].isin(list(prompt_ids)) & (run.completions["correct"] == correct)
     ]

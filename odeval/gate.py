@@ -20,10 +20,10 @@ from scipy import stats as distributions
 from odeval.atomic import read_json
 from odeval.compare import SCHEMA as COMPARISON
 from odeval.config import GateConfig
+from odeval.curves import Scope
 from odeval.errors import CannotJudge, OdevalError
 from odeval.metrics import METRICS
 from odeval.rules import DEFAULT_RULES, Rule, parse_rule
-from odeval.stats import rare, sup_t
 from odeval.trust import TOO_FEW_PROMPTS
 from odeval.types import Check, Judgement, Verdict
 
@@ -54,16 +54,18 @@ def judge(comparison: dict[str, Any], rules: GateConfig = DEFAULT_RULES, where: 
     candidates = [run for run in comparison["runs"] if run["role"] == "candidate"]
     if not candidates:
         raise CannotJudge("the comparison holds no candidate")
-    return [_judge(comparison, run, parsed, rules.alpha) for run in candidates]
+    return [_judge(comparison, run, parsed, rules.alpha, rules.scope) for run in candidates]
 
 
-def _judge(comparison: dict[str, Any], run: dict[str, Any], rules: Sequence[Rule], alpha: float) -> Judgement:
-    checks = tuple(_check(comparison, run, rule, alpha) for rule in rules)
+def _judge(
+    comparison: dict[str, Any], run: dict[str, Any], rules: Sequence[Rule], alpha: float, scope: str
+) -> Judgement:
+    checks = tuple(_check(comparison, run, rule, alpha, scope) for rule in rules)
     binding = [check.verdict for check in checks if check.severity == "fail"]
     verdict: Verdict = "FAIL" if "FAIL" in binding else "INCONCLUSIVE" if "INCONCLUSIVE" in binding else "PASS"
     margins = [-rule.limit for rule in rules if rule.metric == "pass" and rule.form == "delta" and rule.at_least]
     pair = _pair(comparison, run, "auto")
-    collapsed = bool(margins) and _collapsed(pair, max(margins[0], 0.0), alpha)
+    collapsed = bool(margins) and _collapsed(pair, max(margins[0], 0.0), alpha, scope)
     return Judgement(
         run["label"],
         verdict,
@@ -83,10 +85,10 @@ def _pair(comparison: dict[str, Any], run: dict[str, Any], against: str) -> dict
     return found
 
 
-def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, alpha: float) -> Check:
+def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, alpha: float, scope: str) -> Check:
     pair = _pair(comparison, run, rule.config.against) if rule.form else None
     if rule.metric == "pass":
-        result = _pass_bounds(pair, run, rule, alpha)
+        result = _pass_bounds(pair, run, rule, alpha, scope)
         unit = "share"
     else:
         name = f"{rule.metric}@{rule.at}" if rule.at else rule.metric
@@ -131,7 +133,7 @@ def _metric_bounds(entry: dict[str, Any] | None, name: str, rule: Rule, alpha: f
     return _decide(rule, at, at - half, at + half, np.array([1]), item["n"])
 
 
-def _pass_bounds(pair: dict[str, Any] | None, run: dict[str, Any], rule: Rule, alpha: float) -> Result:
+def _pass_bounds(pair: dict[str, Any] | None, run: dict[str, Any], rule: Rule, alpha: float, scope: str) -> Result:
     if pair is None:
         curve = run["pass_at_k"]
         wanted = [j for j, k in enumerate(curve["k"]) if rule.at in ("k", str(k))]
@@ -140,26 +142,28 @@ def _pass_bounds(pair: dict[str, Any] | None, run: dict[str, Any], rule: Rule, a
         columns = {key: np.array([curve[key][j] for j in wanted], dtype=float) for key in ("value", "low", "high")}
         ks = np.array(curve["k"])[wanted]
         return _decide(rule, columns["value"], columns["low"], columns["high"], ks, run["completions"])
-    curve = pair["pass_at_k"]
-    judged = curve["population"]["covariance"]
-    wanted = [j for j, k in enumerate(judged["k"]) if rule.at in ("k", str(k))]
+    curve, own = pair["pass_at_k"], scope_of(pair, scope)
+    judged = pair["pass_at_k"][scope]["judged"]["k"]
+    wanted = [j for j, k in enumerate(judged) if rule.at in ("k", str(k)) and own.known()[j]]
     if not wanted:
         n = min(pair["n"].values())
         return _unmeasured(
             f"pass@{rule.at} cannot be judged with {n} samples a prompt: it needs n >= 2k, and k among --ks"
         )
-    ks = np.array(judged["k"])[wanted]
+    own = own.at(wanted)
+    ks = np.array(judged)[wanted]
     value = np.array([curve["difference"][curve["k"].index(k)] for k in ks], dtype=float)
-    covariance = np.array(judged["matrix"], dtype=float)[np.ix_(wanted, wanted)]
-    spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    single = distributions.t.ppf(1 - alpha, max(judged["degrees"], 1))
-    critical = sup_t(covariance, judged["degrees"], 1 - alpha, two_sided=False)
-    fixed = spread < 1e-12
-    reach = np.where(fixed, rare(judged["degrees"] + 1, alpha), spread * single)
-    far = np.where(fixed, rare(judged["degrees"] + 1, alpha), spread * critical)
     # Each side has its own half-width: a failure must survive the search over k, a pass must hold at every k.
+    reach = own.half_width(1 - alpha, two_sided=False, simultaneous=False)
+    far = own.half_width(1 - alpha, two_sided=False)
     low, high = (value - reach, value + far) if rule.at_least else (value - far, value + reach)
     return _decide(rule, value, low, high, ks, pair["prompts"])
+
+
+def scope_of(pair: dict[str, Any], name: str) -> Scope:
+    """Rebuild a pair's uncertainty from the comparison."""
+    found = pair["pass_at_k"][name]["judged"]
+    return Scope(*(np.array(found[key], dtype=float) for key in ("covariance", "degrees", "trials", "scale")))
 
 
 def _decide(rule: Rule, value: np.ndarray, low: np.ndarray, high: np.ndarray, ks: np.ndarray, prompts: int) -> Result:
@@ -205,16 +209,14 @@ def _settle(value: float, inner: float, rule: Rule, prompts: int) -> str:
     return f"about {math.ceil(max(needed, prompts + 1) / 10) * 10} prompts would settle it at this value"
 
 
-def _collapsed(pair: dict[str, Any], margin: float, alpha: float) -> bool:
+def _collapsed(pair: dict[str, Any], margin: float, alpha: float, scope: str) -> bool:
     """pass@1 is not shown to be worse, and some larger k is worse by more than the margin."""
-    judged = pair["pass_at_k"]["population"]["covariance"]
-    covariance = np.array(judged["matrix"], dtype=float)
-    if 1 not in judged["k"] or len(judged["k"]) < 2 or not np.isfinite(covariance).all():
+    curve, own = pair["pass_at_k"], scope_of(pair, scope)
+    judged = curve[scope]["judged"]["k"]
+    if 1 not in judged or len(judged) < 2:
         return False
-    curve = pair["pass_at_k"]
-    value = np.array([curve["difference"][curve["k"].index(k)] for k in judged["k"]], dtype=float)
-    critical = sup_t(covariance, judged["degrees"], 1 - alpha, two_sided=False)
-    high = value + np.nan_to_num(critical) * np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    value = np.array([curve["difference"][curve["k"].index(k)] for k in judged], dtype=float)
+    high = value + own.half_width(1 - alpha, two_sided=False)
     return bool(high[0] >= 0 and (high[1:] < -margin).any())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,8 +34,9 @@ class Measured:
         label: Name of the run, unique in a comparison.
         meta: run.json.
         prompts: By prompt_id.
+        contents: prompt_id → hash of the question, where it is known.
         completions: One row a completion: prompt_id, sample_id, seed, correct, answer, finish_reason, num_tokens,
-            logprob, digest.
+            logprob, digest. Empty for a run that holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
         survival: Trajectory → {"teacher", "student"} → token counts per bin of SURVIVAL_EDGES; empty if not scored.
@@ -44,6 +46,7 @@ class Measured:
     label: str
     meta: dict[str, Any]
     prompts: dict[str, Prompt]
+    contents: dict[str, str]
     completions: pd.DataFrame
     counts: pd.DataFrame
     sums: dict[str, PerPrompt]
@@ -63,6 +66,8 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
         CannotJudge: The run is not graded, or an artifact is older than what it was made from.
     """
     meta = run.meta()
+    if (run.path / "counts.jsonl").exists():
+        return _counted(run, label, meta)
     check_grades(run)
     completions = load_completions(run)
     prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
@@ -80,7 +85,20 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
             continue
         scored = part_provenance(paths[0])
         sums.update(_token_sums(run, trajectory, threshold, histograms))
-    return Measured(label, meta, prompts, completions, counts(completions), sums, histograms, scored)
+    contents = {prompt_id: prompt.content for prompt_id, prompt in prompts.items()}
+    return Measured(label, meta, prompts, contents, completions, counts(completions), sums, histograms, scored)
+
+
+def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
+    """A run that holds n and c per prompt and nothing else, such as a baseline kept for CI."""
+    lines = (run.path / "counts.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    table = pd.DataFrame(
+        {key: [int(row[key]) for row in rows] for key in ("n", "c")}, index=[row["id"] for row in rows]
+    )
+    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
+    contents = {row["id"]: row["content"] for row in rows if "content" in row}
+    return Measured(label, meta, prompts, contents, pd.DataFrame(), table.sort_index(), {}, {}, {})
 
 
 def _token_sums(

@@ -9,13 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from odeval.curves import (
+    Counts,
+    PairedCurve,
+    crossover,
+    curve_per_prompt,
+    effective_samples,
+    first_loss,
+    paired_curve,
+    permutation_test,
+)
 from odeval.measure import Measured
 from odeval.metrics import METRICS
-from odeval.metrics.passk import pass_at_k_per_prompt
-from odeval.stats import Linearised, estimate, linearise, sup_t
+from odeval.overlap import overlap
+from odeval.stats import estimate, linearise
 from odeval.types import Estimate
 
-_MAX_COVARIANCE = 64  # grid points whose covariance is kept
+QUESTIONS = {
+    "benchmark": "would re-sampling these prompts tell the same?",
+    "population": "would other prompts tell the same?",
+}
+_MAX_JUDGED = 64  # grid points whose covariance is kept
 
 
 def clusters(run: Measured, prompt_ids: Sequence[str]) -> np.ndarray | None:
@@ -24,8 +38,9 @@ def clusters(run: Measured, prompt_ids: Sequence[str]) -> np.ndarray | None:
     return None if len(found) == len(names) else index
 
 
-def curve_of(run: Measured, ks: Sequence[int], prompt_ids: Sequence[str]) -> Linearised:
-    return linearise(pass_at_k_per_prompt(run.counts, ks), prompt_ids, clusters(run, prompt_ids))
+def counts_of(run: Measured, prompt_ids: Sequence[str]) -> Counts:
+    table = run.counts.reindex(prompt_ids)
+    return Counts(table["n"].to_numpy(dtype=np.int64), table["c"].to_numpy(dtype=np.int64))
 
 
 def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int], confidence: float) -> dict[str, Any]:
@@ -42,7 +57,8 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
         JSON-able; differences are candidate minus reference.
     """
     prompt_ids = sorted(reference.prompts)
-    base, cand = _shared_curves(reference, candidate, ks, prompt_ids)
+    counts = [counts_of(run, prompt_ids) for run in (reference, candidate)]
+    curve = paired_curve(counts[0], counts[1], ks, clusters(reference, prompt_ids))
     metrics = {}
     for name in candidate.sums:
         if name not in reference.sums:
@@ -51,74 +67,99 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
         low, high = -(bounds[1] - bounds[0]), bounds[1] - bounds[0]
         own = [linearise(run.sums[name], prompt_ids, clusters(reference, prompt_ids)) for run in (reference, candidate)]
         change = estimate(own[1].minus(own[0]), confidence, (low, high))[0]
+        share = estimate(own[1].over(own[0]), confidence, (0.0, np.inf))[0]
         metrics[name] = {
             **described(name),
-            "baseline": plain(own[0].value[0]), "candidate": plain(own[1].value[0]), "difference": number(change),
+            "baseline": plain(own[0].value[0]), "candidate": plain(own[1].value[0]),
+            "difference": number(change), "ratio": number(share),
         }  # fmt: skip
-    n = {"baseline": int(reference.counts["n"].min()), "candidate": int(candidate.counts["n"].min())}
-    solved = [(run.counts["c"].reindex(prompt_ids) > 0).to_numpy() for run in (reference, candidate)]
+    n = {"baseline": int(counts[0].n.min()), "candidate": int(counts[1].n.min())}
     return {
         "role": role,
         "baseline": reference.label,
         "candidate": candidate.label,
         "prompts": len(prompt_ids),
         "n": n,
-        "pass_at_k": _difference(base, cand, ks, confidence, min(n.values())),
-        "metrics": metrics,
-        "solved": {
-            "both": int((solved[0] & solved[1]).sum()),
-            "baseline_only": int((solved[0] & ~solved[1]).sum()),
-            "candidate_only": int((~solved[0] & solved[1]).sum()),
-            "neither": int((~solved[0] & ~solved[1]).sum()),
+        "pass_at_k": {
+            **_curve(curve, counts, confidence, min(n.values())),
+            **_shares(counts, ks, prompt_ids, clusters(reference, prompt_ids), confidence),
         },
+        "metrics": metrics,
+        "solved": _solved(counts, prompt_ids),
     }
 
 
-def _shared_curves(
-    reference: Measured, candidate: Measured, ks: Sequence[int], prompt_ids: Sequence[str]
-) -> tuple[Linearised, Linearised]:
-    """Both curves over the prompts that have n >= k in both runs; one run's gaps leave the other's mean too."""
-    own = [pass_at_k_per_prompt(run.counts.loc[prompt_ids], ks) for run in (reference, candidate)]
-    both = own[0].denominator * own[1].denominator
-    base, cand = (
-        linearise(replace(one, numerator=one.numerator * both, denominator=both), prompt_ids, clusters(run, prompt_ids))
-        for one, run in zip(own, (reference, candidate), strict=True)
-    )
-    return base, cand
-
-
-def _difference(base: Linearised, cand: Linearised, ks: Sequence[int], confidence: float, n: int) -> dict[str, Any]:
-    """The paired curve with its simultaneous band; the covariance for k <= n/2 is what a gate judges by."""
-    change = cand.minus(base)
-    covariance = change.covariance()
-    critical = sup_t(covariance, change.degrees, confidence)
-    half = critical * np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    single = estimate(change, confidence, (-1, 1))
-    flat = np.array([item.caution != "" for item in single]) | ~np.isfinite(half)
-    low = np.where(flat, [item.low for item in single], np.maximum(change.value - half, -1))
-    high = np.where(flat, [item.high for item in single], np.minimum(change.value + half, 1))
-    judged = [j for j, k in enumerate(ks) if k <= max(1, n // 2)][-_MAX_COVARIANCE:]
+def _shares(
+    counts: Sequence[Counts], ks: Sequence[int], prompt_ids: Sequence[str], groups: np.ndarray | None, confidence: float
+) -> dict[str, Any]:
+    """Candidate over baseline: of pass@k itself, and of the gain pass@k − pass@1 that sampling brings."""
+    names = np.asarray(prompt_ids, dtype=object)
+    grid = [1, *(k for k in ks if k > 1)]
+    base, cand = (linearise(curve_per_prompt(run, names, grid), names, groups) for run in counts)
+    gains = [replace(run, value=run.value - run.value[0], psi=run.psi - run.psi[:, :1]) for run in (base, cand)]
+    ratio = estimate(cand.over(base), confidence, (0.0, np.inf))
+    inherited = estimate(gains[1].over(gains[0]), confidence)
     return {
-        "k": list(ks),
-        "baseline": plain(base.value),
-        "candidate": plain(cand.value),
-        "difference": plain(change.value),
-        "population": {
-            "low": plain(low), "high": plain(high), "critical": plain(critical),
-            "covariance": {"k": [ks[j] for j in judged], "matrix": plain(covariance[np.ix_(judged, judged)]),
-                           "degrees": change.degrees},
-        },
-        "crossover": _crossover(ks, change.value),
-    }  # fmt: skip
+        "shares_k": grid,
+        "ratio": [number(item) for item in ratio],
+        "gain": {"baseline": plain(gains[0].value), "candidate": plain(gains[1].value)},
+        "inherited": [number(item) for item in inherited],
+    }
 
 
-def _crossover(ks: Sequence[int], difference: np.ndarray) -> float | None:
-    """Return the k, log-interpolated, at which an early gain turns into a loss; None if it never does."""
-    for j in range(1, len(ks)):
-        if difference[j - 1] > 0 > difference[j]:
-            share = difference[j - 1] / (difference[j - 1] - difference[j])
-            return float(2 ** (math.log2(ks[j - 1]) + share * (math.log2(ks[j]) - math.log2(ks[j - 1]))))
-    return None
+def _solved(counts: Sequence[Counts], prompt_ids: Sequence[str]) -> dict[str, Any]:
+    found = overlap(*counts)
+    names = np.asarray(prompt_ids, dtype=object)
+    return {
+        "both": found.both,
+        "baseline_only": found.baseline_only,
+        "candidate_only": found.candidate_only,
+        "neither": found.neither,
+        "lost_beyond_chance": names[found.lost].tolist(),
+        "gained_beyond_chance": names[found.gained].tolist(),
+    }
+
+
+def _curve(curve: PairedCurve, counts: Sequence[Counts], confidence: float, n: int) -> dict[str, Any]:
+    """The paired curve with both bands; what a gate judges by is the covariance for k <= n/2."""
+    judged = np.flatnonzero(curve.ks <= max(1, n // 2))[-_MAX_JUDGED:]
+    scopes = {}
+    for name, scope in curve.scopes.items():
+        low, high = curve.band(name, confidence)
+        earliest, established = first_loss(curve, name, confidence)
+        scopes[name] = {
+            "question": QUESTIONS[name],
+            "low": plain(low),
+            "high": plain(high),
+            "first_loss": {"earliest": earliest, "established": established},
+            "judged": {
+                "k": [int(k) for k in curve.ks[judged]],
+                "covariance": plain(scope.covariance[np.ix_(judged, judged)]),
+                "degrees": plain(scope.degrees[judged]),
+                "trials": plain(scope.trials[judged]),
+                "scale": plain(scope.scale[judged]),
+            },
+        }
+    p_value, adjusted = permutation_test(counts[0], counts[1], [int(k) for k in curve.ks[judged]])
+    return {
+        "k": [int(k) for k in curve.ks],
+        "baseline": plain(curve.baseline),
+        "candidate": plain(curve.candidate),
+        "difference": plain(curve.difference),
+        "prompts": [int(count) for count in curve.prompts],
+        **scopes,
+        "permutation": {"p": plain(p_value), "k": [int(k) for k in curve.ks[judged]], "p_at_k": plain(adjusted)},
+        "crossover": crossover(curve),
+        "effective_samples": _effective(counts, n),
+    }
+
+
+def _effective(counts: Sequence[Counts], n: int) -> dict[str, float | None]:
+    """On every k up to n, or on a fine grid where that is long."""
+    grid = sorted({round(k) for k in np.geomspace(1, max(n, 1), 200)}) if n > 200 else list(range(1, n + 1))
+    if not grid:
+        return {"k": None, "value": None}
+    return effective_samples(counts[0], counts[1], grid)
 
 
 def described(name: str) -> dict[str, Any]:

@@ -5,28 +5,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from odeval.store import RunFolder, write_table
+from odeval.errors import OdevalError
+from odeval.store import RunFolder, part_provenance, write_table
 from odeval.tasks.base import Task
 from odeval.types import SAMPLES, Completion, ModelRef, Prompt, SamplingParams
 
 Advance = Callable[[int, int], None]  # (done, total), for a progress bar
 
-_PART_TOKENS = 2**18  # at most this many generated tokens are lost when a run is killed
+_PART_TOKENS = 2**17  # at most this many generated tokens, or one prompt's, are lost when a run is killed
 _PART_ROWS = 4096
 
 
 class Engine(Protocol):
     """Anything that turns prompts into completions."""
 
-    def encode(self, prompt: Prompt) -> list[int]: ...
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of prompt and completion together that fit; None for no limit."""
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Return a prompt's token ids."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
-    ) -> list[list[Completion]]: ...
+    ) -> list[list[Completion]]:
+        """Return one completion for each seed of each prompt; equal seeds give equal tokens."""
 
 
 def completion_seed(run_seed: int, model: str, prompt_id: str, sample_id: int) -> int:
@@ -78,35 +85,68 @@ def sample(
     """
     with run.lock():
         block = max(1, min(_PART_ROWS, _PART_TOKENS // params.max_tokens) // params.n)
-        if (run.path / "run.json").exists():
+        if run.part_paths(run.samples):
             block = run.meta().get("prompts_per_part", block)
         described = {"name": task.name, "grader": task.grader}
-        sampling = asdict(params)
-        run.open(
-            {"model": asdict(model), "task": described, "sampling": sampling, "prompts_per_part": block}, task.prompts
-        )
-        made_from = {"model": asdict(model), "task": described, "sampling": {**sampling, "n": None}}
+        meta = {"model": asdict(model), "task": described, "sampling": asdict(params), "prompts_per_part": block}
+        made_from = {"model": asdict(model), "task": described, "sampling": {**asdict(params), "n": None}}
+        run.check(meta, task.prompts)
+        _check_parts(run, made_from)
         done = run.keys(run.samples)
-        for number, start in enumerate(range(0, len(task.prompts), block)):
-            prompts = task.prompts[start : start + block]
-            wanted = [[s for s in range(params.n) if (p.prompt_id, s) not in done] for p in prompts]
-            if any(wanted):
-                first = min(s for row in wanted for s in row)
-                table = _sample_block(engine, model, prompts, wanted, params)
+        ids = [prompt.prompt_id for prompt in task.prompts]
+        wanted = [[s for s in range(params.n) if (prompt_id, s) not in done] for prompt_id in ids]
+        token_ids = _encode(engine, task.prompts, wanted, params)
+        run.open(meta, task.prompts)
+        for number, start in enumerate(range(0, len(ids), block)):
+            chosen = [p for p in range(start, min(start + block, len(ids))) if wanted[p]]
+            if chosen:
+                first = min(wanted[p][0] for p in chosen)
+                work = [(ids[p], token_ids[p], wanted[p]) for p in chosen]
+                table = _sample_block(engine, model, work, params)
                 write_table(run.samples / f"part-{number:05d}-{first:05d}.parquet", table, made_from)
-            advance(start + len(prompts), len(task.prompts))
+            advance(min(start + block, len(ids)), len(ids))
+
+
+def _check_parts(run: RunFolder, made_from: dict[str, Any]) -> None:
+    """Refuse to add to samples that another run left in the folder."""
+    for path in run.part_paths(run.samples):
+        old = part_provenance(path)
+        same = old.get("sampling") == made_from["sampling"]
+        if not same or old.get("model", {}).get("fingerprint") != made_from["model"]["fingerprint"]:
+            raise OdevalError(
+                f"{path}: was sampled with another model or other settings; choose another --out, or delete the folder"
+            )
+
+
+def _encode(
+    engine: Engine, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]], params: SamplingParams
+) -> list[list[int]]:
+    """Tokenize what is still to be answered, so that a bad prompt is found before the first completion is paid for."""
+    token_ids = [engine.encode(prompt) if ids else [] for prompt, ids in zip(prompts, wanted, strict=True)]
+    room = engine.max_length
+    too_long = [p for p, ids in enumerate(token_ids) if room is not None and len(ids) + params.max_tokens > room]
+    if room is not None and too_long:
+        worst = max(too_long, key=lambda p: len(token_ids[p]))
+        length = len(token_ids[worst])
+        raise OdevalError(
+            f"{len(too_long)} of {len(prompts)} prompts are too long for the model's {room} positions: "
+            f"{prompts[worst].prompt_id} has {length} tokens, and max_tokens is {params.max_tokens}; "
+            f"lower --max-tokens to {max(1, room - length)}, or drop them"
+        )
+    return token_ids
 
 
 def _sample_block(
-    engine: Engine, model: ModelRef, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]], params: SamplingParams
+    engine: Engine,
+    model: ModelRef,
+    work: Sequence[tuple[str, Sequence[int], Sequence[int]]],  # prompt_id, its tokens, sample ids wanted
+    params: SamplingParams,
 ) -> pa.Table:
-    work = [(prompt, ids) for prompt, ids in zip(prompts, wanted, strict=True) if ids]
-    token_ids = [engine.encode(prompt) for prompt, _ in work]
-    seeds = [[completion_seed(params.seed, model.fingerprint, prompt.prompt_id, s) for s in ids] for prompt, ids in work]
-    completions = engine.sample(token_ids, seeds, replace(params, n=1))
+    seeds = [[completion_seed(params.seed, model.fingerprint, prompt_id, s) for s in ids] for prompt_id, _, ids in work]
+    completions = engine.sample([prompt for _, prompt, _ in work], seeds, replace(params, n=1))
     rows = [
-        (prompt.prompt_id, sample_id, seed, prompt_ids, c.token_ids, c.logprobs, c.text, c.finish_reason)
-        for (prompt, ids), prompt_ids, own_seeds, own in zip(work, token_ids, seeds, completions, strict=True)
+        (prompt_id, sample_id, seed, prompt, c.token_ids, c.logprobs, c.text, c.finish_reason)
+        for (prompt_id, prompt, ids), own_seeds, own in zip(work, seeds, completions, strict=True)
         for sample_id, seed, c in zip(ids, own_seeds, own, strict=True)
     ]
     columns = zip(*rows, strict=True)

@@ -1,29 +1,30 @@
 """Samples × (teacher, student) → tokens/. One pass, both models, both trajectories, never more logits than a chunk.
 
-Letters: N generated tokens of a batch, V vocabulary.
+Letters: B sequences, T positions, N generated tokens of a batch, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from odeval.atomic import hash_files
 from odeval.divergence import TokenScores, score_tokens
 from odeval.engines.hf_model import HfModel, check_same_vocabulary
 from odeval.errors import CannotJudge
-from odeval.store import RunFolder, part_provenance, write_table
+from odeval.store import RunFolder, part_provenance, read_part, write_table
 from odeval.types import TOKEN_COLUMNS, TOKENS, TRAJECTORIES
 
 Advance = Callable[[int, int], None]
+Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
 
-_CHUNK_BYTES = 2**26  # for the logits of one chunk of positions and what is computed from them
-_LIVE_ROWS = 24  # float32 rows of V per position that are alive at once inside score_tokens
+_CHUNK_BYTES = 2**26  # of one model's float32 logits
+_MIN_CHUNK = 64  # positions; with fewer, reading the output matrix costs more than multiplying by it
+_TILE = {"cpu": 2**16, "cuda": 2**23}  # logits scored at a time: what stays in a core's cache is three times as fast
 _BATCH_TOKENS = 2**14  # prompt and completion tokens of one forward pass
 _HALF_MAX = 65504.0
 
@@ -37,6 +38,8 @@ def score(
 ) -> None:
     """Score both models at every generated token of both models' completions, into the student's run folder.
 
+    Parts that are there and were made from these models and these samples are kept.
+
     Args:
         teacher: The reference model.
         student: The model under audit; same vocabulary.
@@ -45,43 +48,58 @@ def score(
         advance: Told (parts done, parts in all).
 
     Raises:
-        OdevalError: The vocabularies differ.
-        CannotJudge: A run has no samples.
+        OdevalError: The vocabularies differ, or a part is damaged.
+        CannotJudge: A run has no samples, or samples without token ids or with ids the models do not know.
     """
     check_same_vocabulary(teacher.vocabulary, student.vocabulary, f"{teacher.name} / {student.name}")
     models = {"teacher": teacher.ref().fingerprint, "student": student.ref().fingerprint}
-    work = []
+    work: list[tuple[Path, Path]] = []
     for trajectory, run in zip(TRAJECTORIES, (teacher_run, student_run), strict=True):
         parts = run.part_paths(run.samples)
         if not parts:
             raise CannotJudge(f"{run.path}: nothing to score (samples/ is empty); run `odeval sample` first")
-        work += [(trajectory, path) for path in parts]
+        work += [(path, student_run.tokens(trajectory) / path.name) for path in parts]
     with student_run.lock():
-        for number, (trajectory, path) in enumerate(work):
-            target = student_run.tokens(trajectory) / path.name
+        wanted = {target for _, target in work}
+        for trajectory in TRAJECTORIES:
+            for path in student_run.part_paths(student_run.tokens(trajectory)):
+                if path not in wanted:
+                    path.unlink()  # scores of samples that are no more
+        for number, (path, target) in enumerate(work):
             made_from = {**models, "samples": hash_files([path])}
             if not target.exists() or any(part_provenance(target).get(k) != v for k, v in made_from.items()):
-                samples = pq.read_table(path, columns=["prompt_id", "sample_id", "prompt_token_ids", "token_ids"])
-                write_table(target, _score_part(teacher, student, samples), made_from)
+                write_table(target, _score_part(teacher, student, path), made_from)
             advance(number + 1, len(work))
 
 
-def _score_part(teacher: HfModel, student: HfModel, samples: pa.Table) -> pa.Table:
-    prompts = [tuple(ids or ()) for ids in samples["prompt_token_ids"].to_pylist()]
-    tokens = [tuple(ids or ()) for ids in samples["token_ids"].to_pylist()]
-    unique = list(dict.fromkeys(pair for pair in zip(prompts, tokens, strict=True) if pair[1]))
+def _score_part(teacher: HfModel, student: HfModel, path: Path) -> pa.Table:
+    samples = read_part(path, ["prompt_id", "sample_id", "prompt_token_ids", "token_ids"])
+    pairs = list(zip(_ids(samples, "prompt_token_ids"), _ids(samples, "token_ids"), strict=True))
+    if any(tokens is not None and not prompt for prompt, tokens in pairs):
+        raise CannotJudge(f"{path}: has completions without the token ids of their prompts, and cannot be scored")
+    if any(tokens is None for _, tokens in pairs):
+        raise CannotJudge(f"{path}: has completions without token ids, and cannot be scored")
+    unique = list(dict.fromkeys((p, t) for p, t in pairs if p and t))
+    largest = max((max(max(p), max(t)) for p, t in unique), default=0)
+    if largest >= teacher.vocab_size:
+        raise CannotJudge(
+            f"{path}: holds token id {largest}, but {teacher.name} knows only {teacher.vocab_size}; "
+            "score with the models that share the vocabulary the run was sampled with"
+        )
     scores = dict(zip(unique, score_sequences(teacher, student, unique), strict=True))
     nothing = np.zeros((len(TOKEN_COLUMNS), 0), dtype=np.float32)
-    found = [scores.get(pair, nothing) for pair in zip(prompts, tokens, strict=True)]
+    found = [scores[(p, t)] if p and t else nothing for p, t in pairs]
     offsets = pa.array(np.cumsum([0] + [one.shape[1] for one in found]), pa.int32())
     flat = np.concatenate(found, axis=1)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(row)) for row in flat]
     return pa.table([samples["prompt_id"], samples["sample_id"], *lists], schema=TOKENS)
 
 
-def score_sequences(
-    teacher: HfModel, student: HfModel, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> list[np.ndarray]:
+def _ids(table: pa.Table, column: str) -> list[tuple[int, ...] | None]:
+    return [None if ids is None else tuple(ids) for ids in table[column].to_pylist()]
+
+
+def score_sequences(teacher: HfModel, student: HfModel, sequences: Sequence[Pair]) -> list[np.ndarray]:
     """Score the completion part of (prompt ids, completion ids) pairs under both models.
 
     Args:
@@ -112,7 +130,7 @@ def score_sequences(
     return results
 
 
-def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], limit: int) -> Iterator[list[int]]:
+def _batches(sequences: Sequence[Pair], limit: int) -> Iterator[list[int]]:
     """Group sequences of similar length, so that little is padding, up to `limit` tokens."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]) + len(sequences[i][1]))
     batch: list[int] = []
@@ -129,22 +147,23 @@ def _batches(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], limit: in
 @torch.no_grad()
 def _score_batch(
     teacher: HfModel, student: HfModel, ids_BT: torch.Tensor, mask_BT: torch.Tensor, generated_BT: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+) -> TokenScores:
     """Score the generated positions; each is predicted by the position before it."""
     targets_N = ids_BT[generated_BT]
     predicting_BT = torch.zeros_like(generated_BT)
     predicting_BT[:, :-1] = generated_BT[:, 1:]
-    hidden: list[Any] = []
+    hidden = []
     for model in (student, teacher):
         states = model.hidden(ids_BT.to(model.device), mask_BT.to(model.device).long())
         hidden.append(states[predicting_BT.to(model.device)])
-    rows = max(1, _CHUNK_BYTES // (4 * _LIVE_ROWS * student.vocab_size))
-    pieces = []
-    for start in range(0, len(targets_N), rows):
-        chunk = slice(start, start + rows)
-        student_logits = student.logits_at(hidden[0][chunk])
-        teacher_logits = teacher.logits_at(hidden[1][chunk]).to(student_logits.device)
-        pieces.append(score_tokens(student_logits, teacher_logits, targets_N[chunk].to(student_logits.device)))
+    chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * student.vocab_size))
+    tile = max(1, _TILE.get(student.device.type, 2**16) // student.vocab_size)
+    pieces: list[TokenScores] = []
+    for student_NH, teacher_NH, ids_N in zip(*(torch.split(x, chunk) for x in (*hidden, targets_N)), strict=True):
+        student_NV = student.logits_at(student_NH)
+        teacher_NV = teacher.logits_at(teacher_NH).to(student_NV.device)
+        ids = ids_N.to(student_NV.device)
+        pieces += map(score_tokens, *(torch.split(x, tile) for x in (student_NV, teacher_NV, ids)))
     return TokenScores(*(torch.cat(column).float().cpu() for column in zip(*pieces, strict=True)))
 
 

@@ -41,9 +41,16 @@ class Linearised:
 
     def minus(self, other: Linearised) -> Linearised:
         """The paired difference; both must hold the same prompts in the same order."""
-        return Linearised(
-            self.value - other.value, self.psi - other.psi, np.minimum(self.n, other.n), self.clusters
-        )
+        return Linearised(self.value - other.value, self.psi - other.psi, np.minimum(self.n, other.n), self.clusters)
+
+    def over(self, other: Linearised) -> Linearised:
+        """The paired ratio, by the delta method; NaN where the divisor is not clearly above 0."""
+        spread = np.sqrt(np.maximum(np.diag(other.covariance()), 0.0))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            clear = other.value > 3 * spread  # closer to 0 a ratio has no useful interval
+            value = np.where(clear, self.value / other.value, np.nan)
+            psi = np.where(clear, (self.psi - value * other.psi) / other.value, 0.0)
+        return Linearised(value, psi, np.minimum(self.n, other.n), self.clusters)
 
     def covariance(self) -> np.ndarray:
         """Cluster-robust covariance of the value, [J, J]: G/(G−1) · Σ_g s_g s_gᵀ / P², s_g sums ψ in cluster g."""
@@ -147,13 +154,13 @@ def rare(trials: int, alpha: float) -> float:
 
 
 def sup_t(
-    covariance: np.ndarray, degrees: int, confidence: float, two_sided: bool = True, seed: int = 0
+    covariance: np.ndarray, degrees: int | None, confidence: float, two_sided: bool = True, seed: int = 0
 ) -> float:
     """Critical value q of a simultaneous band: P(max_j t_j <= q) = confidence.
 
     Args:
         covariance: [J, J]; grid points without variance are left out.
-        degrees: Of freedom, for the t distribution.
+        degrees: Of freedom of a common t distribution; None for the Gaussian.
         confidence: That the whole curve lies inside.
         two_sided: Take |t|.
         seed: Of the simulation.
@@ -174,10 +181,11 @@ def sup_t(
     factor = vectors * np.sqrt(np.maximum(weights, 0.0))
     generator = np.random.default_rng(seed)
     draws = generator.standard_normal((_DRAWS, len(spread))) @ factor.T
-    draws /= np.sqrt(generator.chisquare(max(degrees, 1), size=(_DRAWS, 1)) / max(degrees, 1))
+    single = distributions.norm if degrees is None else distributions.t(max(degrees, 1))
+    if degrees is not None:
+        draws /= np.sqrt(generator.chisquare(max(degrees, 1), size=(_DRAWS, 1)) / max(degrees, 1))
     peak = np.abs(draws).max(1) if two_sided else draws.max(1)
-    single = distributions.t.ppf(0.5 + confidence / 2 if two_sided else confidence, max(degrees, 1))
-    return float(max(np.quantile(peak, confidence), single))
+    return float(max(np.quantile(peak, confidence), single.ppf(0.5 + confidence / 2 if two_sided else confidence)))
 
 
 def digits(item: Estimate) -> int:

@@ -11,15 +11,9 @@ tokens/trajectory=student/part-*.parquet
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import platform
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,42 +22,16 @@ import pyarrow.parquet as pq
 
 from odeval.atomic import hash_files, read_json, write_bytes, write_json, write_text
 from odeval.errors import CannotJudge, OdevalError
+from odeval.provenance import git_state as git_state
+from odeval.provenance import provenance as provenance
+from odeval.provenance import versions as versions
 from odeval.types import TOKEN_COLUMNS, Prompt, content_hash
 
+if sys.platform != "win32":
+    import fcntl
+
 SCHEMA_VERSION = 1
-_RECORDED = ("odeval", "numpy", "scipy", "pandas", "pyarrow", "torch", "transformers", "vllm")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of what can change a number, for provenance."""
-    found = {"python": platform.python_version()}
-    for name in _RECORDED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-@cache
-def git_state() -> str:
-    """Commit of the checkout this package is imported from, "+dirty" if changed, "" when installed."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+dirty"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def provenance(**extra: Any) -> dict[str, Any]:
-    """What made an artifact: command, versions, commit, time, and whatever the stage adds."""
-    return {
-        "command": " ".join(["odeval", *sys.argv[1:]]),
-        "versions": versions(),
-        "git": git_state(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **extra,
-    }
+_SAME = ("model", "task", "sampling", "prompts")  # what makes two runs one
 
 
 class RunFolder:
@@ -89,34 +57,50 @@ class RunFolder:
     def tokens(self, trajectory: str) -> Path:
         return self.path / "tokens" / f"trajectory={trajectory}"
 
-    def open(self, meta: Mapping[str, Any], prompts: Sequence[Prompt]) -> None:
-        """Create the folder, or check that it holds the same run so that it can be continued.
+    def holds_answers(self) -> bool:
+        """Tell whether there is anything to continue or to protect: samples, or imported counts."""
+        return bool(self.part_paths(self.samples)) or (self.path / "counts.jsonl").exists()
+
+    def check(self, meta: Mapping[str, Any], prompts: Sequence[Prompt]) -> None:
+        """Make sure that the folder is new, or holds samples of the same run so that it can be continued.
 
         Args:
             meta: `model`, `task`, `sampling` of the run, JSON-able. `sampling.n` may grow.
             prompts: What is asked.
 
         Raises:
-            OdevalError: The folder holds another run, or cannot be written.
+            OdevalError: The folder holds samples of another run.
         """
-        lines = [prompt_line(prompt) for prompt in prompts]
-        meta = {**meta, "prompts": content_hash(lines)}
-        if (self.path / "run.json").exists():
-            old = self.meta()
-            for key in ("model", "task", "sampling", "prompts"):
-                if _comparable(key, old.get(key)) != _comparable(key, meta[key]):
-                    raise OdevalError(
-                        f"{self.path} holds another run: {key} was {_short(old.get(key))}, now {_short(meta[key])}; "
-                        "choose another --out, or delete the folder"
-                    )
-            if meta["sampling"]["n"] < old["sampling"]["n"]:
-                meta = {**meta, "sampling": old["sampling"]}  # the deeper run is kept whole
-        write_text(self.path / "prompts.jsonl", "".join(line + "\n" for line in lines))
+        if not self.holds_answers():
+            return
+        old = self.meta()
+        for key, new in {**meta, "prompts": _hash_prompts(prompts)}.items():
+            if key in _SAME and _comparable(key, old.get(key)) != _comparable(key, new):
+                raise OdevalError(
+                    f"{self.path} holds another run: {_difference(key, old.get(key), new)}; "
+                    "choose another --out, or delete the folder"
+                )
+
+    def open(self, meta: Mapping[str, Any], prompts: Sequence[Prompt]) -> None:
+        """Create the folder, or continue what it holds; arguments and errors as in `check`.
+
+        Raises:
+            OdevalError: The folder holds samples of another run, or cannot be written.
+        """
+        self.check(meta, prompts)
+        meta = {**meta, "prompts": _hash_prompts(prompts)}
+        if self.holds_answers() and meta["sampling"]["n"] < self.meta()["sampling"]["n"]:
+            meta = {**meta, "sampling": self.meta()["sampling"]}  # the deeper run is kept whole
+        write_text(self.path / "prompts.jsonl", "".join(prompt_line(prompt) + "\n" for prompt in prompts))
         write_json(self.path / "run.json", {"schema": SCHEMA_VERSION, **meta, "provenance": provenance()})
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process from writing the same run at the same time."""
+        """Keep a second process from writing the same run at the same time, and sweep up after a killed one.
+
+        Raises:
+            OdevalError: Another process holds it, or the folder cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w")
@@ -125,10 +109,18 @@ class RunFolder:
                 f"cannot write {self.path}: {error.strerror or error}; choose another output folder"
             ) from error
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise OdevalError(f"{self.path}: another odeval process is writing it; wait for it to end") from None
+            if sys.platform != "win32":  # there nothing stands between two processes
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise OdevalError(
+                        f"{self.path}: another odeval process is writing it; wait for it to end"
+                    ) from None
+                except OSError:
+                    pass  # a file system without locks, such as some network ones
+            for folder in (self.path, self.samples, *(self.path / "tokens").glob("*")):
+                for leftover in folder.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
             yield
 
     def meta(self) -> dict[str, Any]:
@@ -146,13 +138,23 @@ class RunFolder:
         return meta
 
     def prompts(self) -> list[Prompt]:
-        """Read the questions, in their order."""
+        """Read the questions, in their order.
+
+        Raises:
+            CannotJudge: They are missing or damaged.
+        """
         path = self.path / "prompts.jsonl"
-        if not path.exists():
-            raise CannotJudge(f"{path}: missing; the run folder is not whole")
-        return [parse_prompt(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            # Not splitlines(): a prompt may hold U+2028 and its like, which JSON leaves as they are.
+            lines = path.read_text(encoding="utf-8").split("\n")
+            return [parse_prompt(json.loads(line)) for line in lines if line]
+        except FileNotFoundError:
+            raise CannotJudge(f"{path}: missing; the run folder is not whole") from None
+        except (OSError, ValueError, AttributeError) as error:
+            raise CannotJudge(f"{path}: damaged ({error}); rerun `odeval sample` with the same settings") from error
 
     def part_paths(self, folder: Path) -> list[Path]:
+        """The parts of a table, in order."""
         return sorted(folder.glob("part-*.parquet"))
 
     def iterate(self, folder: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -162,12 +164,7 @@ class RunFolder:
             OdevalError: A part is damaged.
         """
         for path in self.part_paths(folder):
-            try:
-                yield pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
-            except (pa.ArrowException, OSError) as error:
-                raise OdevalError(
-                    f"{path}: damaged ({str(error).splitlines()[0]}); delete it and rerun the stage"
-                ) from error
+            yield read_part(path, columns)
 
     def keys(self, folder: Path) -> set[tuple[str, int]]:
         """The (prompt_id, sample_id) pairs that are already there."""
@@ -211,11 +208,35 @@ def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> No
     write_bytes(path, sink.getvalue().to_pybytes())
 
 
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one parquet file that `write_table` wrote.
+
+    Raises:
+        OdevalError: It is damaged.
+    """
+    with _damage(path):
+        return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+
+
 def part_provenance(path: Path) -> dict[str, Any]:
-    """Read back what `write_table` recorded in a parquet file."""
-    found = pq.read_schema(path).metadata or {}
+    """Read back what `write_table` recorded in a parquet file.
+
+    Raises:
+        OdevalError: It is damaged.
+    """
+    with _damage(path):
+        found = pq.read_schema(path).metadata or {}
     record: dict[str, Any] = json.loads(found.get(b"provenance", b"{}"))
     return record
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OdevalError(f"{path}: damaged ({reason}); delete it and rerun the stage that wrote it") from error
 
 
 def prompt_line(prompt: Prompt) -> str:
@@ -243,6 +264,10 @@ def parse_prompt(row: Mapping[str, Any]) -> Prompt:
     )
 
 
+def _hash_prompts(prompts: Sequence[Prompt]) -> str:
+    return content_hash([prompt_line(prompt) for prompt in prompts])
+
+
 def _comparable(key: str, value: Any) -> Any:
     if key == "sampling" and isinstance(value, dict):
         return {name: value[name] for name in value if name != "n"}
@@ -251,6 +276,10 @@ def _comparable(key: str, value: Any) -> Any:
     return value
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 160 else text[:157] + "…"
+def _difference(key: str, old: Any, new: Any) -> str:
+    if key == "prompts":
+        return "it asks other prompts"
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return f"{key} was {old!r}, now {new!r}"
+    names = [name for name in new if old.get(name) != new[name] and (key, name) != ("sampling", "n")]
+    return ", ".join(f"{key} {name} was {old.get(name)!r}, now {new[name]!r}" for name in names)

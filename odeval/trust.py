@@ -48,12 +48,14 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
     """
     ours, theirs = (run.meta["sampling"] for run in (other, reference))
     for key in ("temperature", "top_p", "top_k", "max_tokens"):
-        if ours.get(key) != theirs.get(key) and key not in allowed:
+        known = ours.get(key) is not None and theirs.get(key) is not None
+        if known and ours[key] != theirs[key] and key not in allowed:
             raise OdevalError(
                 f"{other.label}: {key} {ours.get(key)} differs from {reference.label}'s {theirs.get(key)}; coverage is "
                 f"comparable only under equal sampling: resample one, or pass --allow-mismatch {key}"
             )
-    if other.meta["task"]["grader"] != reference.meta["task"]["grader"]:
+    graders = {run.meta["task"]["grader"] for run in (reference, other)} - {""}
+    if len(graders) > 1:
         raise OdevalError(
             f"{other.label}: graded by {other.meta['task']['grader']}, {reference.label} by "
             f"{reference.meta['task']['grader']}; grade both alike with `odeval grade`"
@@ -66,8 +68,8 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
             f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in "
             f"{reference.label}, {len(extra)} only in {other.label} (first {named}); sample both on the same task"
         )
-    for prompt_id, prompt in reference.prompts.items():
-        if other.prompts[prompt_id].content != prompt.content:
+    for prompt_id in reference.contents.keys() & other.contents.keys():
+        if other.contents[prompt_id] != reference.contents[prompt_id]:
             raise OdevalError(
                 f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; "
                 "sample both on the same task"
@@ -76,17 +78,26 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
 
 def examine(runs: list[Measured]) -> list[Trust]:
     """Make every check that does not stop a comparison by itself."""
+    sampled = [run for run in runs if not run.completions.empty]
+    counted = [
+        Trust("Samples", "unknown", f"{run.label}: counts only; nothing below is known of it")
+        for run in runs
+        if run.completions.empty
+    ]
+    if not sampled:
+        return [_prompts(runs), *counted, *(_depth(run) for run in runs if _uneven(run)), _distribution(runs)]
     return [
         _prompts(runs),
+        *counted,
         _templates(runs),
         *(_depth(run) for run in runs if _uneven(run)),
-        _share("Truncated at max_tokens", "truncated_fraction", runs, _TRUNCATED),
-        _share("Not graded (attrition)", "ungraded_fraction", runs, _UNGRADED),
-        _seeds(runs),
-        _streams(runs),
-        *(_repeats(run) for run in runs),
+        _share("Truncated at max_tokens", "truncated_fraction", sampled, _TRUNCATED),
+        _share("Not graded (attrition)", "ungraded_fraction", sampled, _UNGRADED),
+        _seeds(sampled),
+        _streams(sampled),
+        *(_repeats(run) for run in sampled),
         _distribution(runs),
-        _entropy(runs),
+        _entropy(sampled),
     ]
 
 
@@ -249,6 +260,9 @@ def excess_repeats(completions: pd.DataFrame) -> float:
 
 def _distribution(runs: list[Measured]) -> Trust:
     name = "Sampled from the whole distribution"
+    unsaid = [run.label for run in runs if run.meta["sampling"].get("temperature") is None]
+    if unsaid:
+        return Trust(name, "unknown", f"{', '.join(unsaid)}: the log does not say how it was sampled")
     cut = {
         run.label: f"temperature {s['temperature']}, top_p {s['top_p']}, top_k {s['top_k'] or 'off'}"
         for run in runs

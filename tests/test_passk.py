@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odeval.errors import OdevalError
-from odeval.metrics.passk import counts, pass_at_k, pass_at_k_per_prompt
+from odeval.curves import Counts, curve_per_prompt
+from odeval.metrics.passk import counts, pass_at_k
 
 
 def exact(n: int, c: int, k: int) -> Fraction:
@@ -55,7 +56,7 @@ def test_is_unknown_where_k_exceeds_n_and_never_padded() -> None:
     found = pass_at_k(np.array([2, 8]), np.array([0, 8]), [1, 2, 5])
     assert np.isnan(found[0, 2])
     assert found[1].tolist() == [1, 1, 1]
-    curve = pass_at_k_per_prompt(pd.DataFrame({"n": [2, 8], "c": [0, 8]}, index=["a", "b"]), [5])
+    curve = curve_per_prompt(Counts(np.array([2, 8]), np.array([0, 8])), np.array(["a", "b"]), [5])
     assert curve.denominator.tolist() == [[0], [1]]
 
 

@@ -25,15 +25,15 @@ def compare(
         json: Print comparison.json on stdout and nothing else.
     """
     from odeval.compare import CompareSettings, compare
-    from odeval.store import RunFolder
+    from odeval.importers import open_run
     from odeval.terminal import print_comparison
 
-    folders = [RunFolder(run) for run in runs]
-    baseline = None if teacher is not None and len(folders) == 1 else folders.pop(0)
-    if not folders:
+    if len(runs) < 2 and teacher is None:
         raise OdevalError("compare needs two runs: BASELINE CANDIDATE, or one CANDIDATE with --teacher RUN")
+    folders = [open_run(run) for run in runs]
+    baseline = folders.pop(0) if len(folders) > 1 else None
     settings = CompareSettings(parse_ks(ks), confidence, threshold, tuple(allow_mismatch or ()))
-    result = compare(folders, None if teacher is None else RunFolder(teacher), baseline, settings)
+    result = compare(folders, None if teacher is None else open_run(teacher), baseline, settings)
     emit(result, out, json, lambda: print_comparison(result))
     return 0
 

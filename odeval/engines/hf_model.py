@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Sequence
+from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import DynamicCache
 
 from odeval.atomic import hash_files
+from odeval.engines.loading import check_folder, device_named, first_line, load_tokenizer, load_weights, stop_ids
 from odeval.errors import OdevalError
 from odeval.types import ModelRef, Prompt, content_hash
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_CACHE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # relative; a broken cache is wrong by about 1
+_CACHE_TOLERANCE_HALF = 0.2
 
 
 class HfModel:
@@ -29,17 +32,16 @@ class HfModel:
         dtype: "float32", "bfloat16", or "auto": float32 on a CPU, the checkpoint's own on a GPU.
 
     Raises:
-        OdevalError: The folder is no model, or its parts do not fit together.
+        OdevalError: The folder is no model, its parts do not fit together, or there is no such device.
     """
 
     def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
         folder = Path(path)
         check_folder(folder)
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = device_named(device)
         wanted = ("float32" if self.device.type == "cpu" else "auto") if dtype == "auto" else dtype
-        self.tokenizer: Any = _load(AutoTokenizer, folder, "its tokenizer cannot be loaded")
-        model = _load(AutoModelForCausalLM, folder, "cannot be loaded as a causal language model", dtype=wanted)
-        self._adopt(model.to(self.device), str(path))
+        self.tokenizer: Any = load_tokenizer(folder)
+        self._adopt(load_weights(folder, wanted).to(self.device), str(path))
         self._fingerprint_files = sorted(
             [folder / "config.json", *(file for pattern in _WEIGHTS for file in folder.glob(pattern))]
         )
@@ -57,14 +59,15 @@ class HfModel:
     def _adopt(self, model: Any, name: str) -> None:
         self.model, self.name = model.eval(), name
         self.vocabulary: dict[str, int] = self.tokenizer.get_vocab()
-        self.vocab_size = max(self.vocabulary.values()) + 1
+        last = max(self.vocabulary, key=lambda token: self.vocabulary[token])
+        self.vocab_size = self.vocabulary[last] + 1
         width = model.get_output_embeddings().weight.shape[0]
         if width < self.vocab_size:
             raise OdevalError(
-                f"{name}: the tokenizer knows {self.vocab_size} token ids but the model only {width}; "
-                "the folder mixes two models"
+                f"{name}: the tokenizer knows {self.vocab_size} token ids (the last is {last!r}) but the model only "
+                f"{width}; put the tokenizer there that belongs to the weights"
             )
-        self.stop_ids = _stop_ids(model, self.tokenizer)
+        self.stop_ids = stop_ids(model, self.tokenizer)
         self.plain_head = self._head_is_plain()
 
     def ref(self) -> ModelRef:
@@ -76,30 +79,55 @@ class HfModel:
             template=content_hash(self.tokenizer.chat_template) if self.tokenizer.chat_template else "",
         )
 
+    @property
+    def max_length(self) -> int | None:
+        """Positions the model was made for; None where its configuration names no limit."""
+        limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit or None
+
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the prompt's token ids, through the model's own chat template where it has messages.
 
         Raises:
-            OdevalError: There are messages but no template, or nothing is left to condition on.
+            OdevalError: There are messages but no template, the template refuses them, or nothing is left to
+                condition on.
         """
         if prompt.messages is None:
-            ids = self.tokenizer(prompt.text)["input_ids"]
+            ids = self._without_end(prompt.text or "")
         elif not self.tokenizer.chat_template:
             raise OdevalError(
                 f"prompt {prompt.prompt_id}: has messages, but {self.name} has no chat template; give `prompt` instead"
             )
         else:
-            text = self.tokenizer.apply_chat_template(
-                [dict(turn) for turn in prompt.messages], add_generation_prompt=True, tokenize=False
-            )
+            turns = [dict(turn) for turn in prompt.messages]
+            try:
+                text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            except Exception as error:  # a template is a program of the model's maker, and raises what it likes
+                raise OdevalError(
+                    f"prompt {prompt.prompt_id}: the chat template of {self.name} refuses its messages: "
+                    f"{first_line(error)}"
+                ) from error
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise OdevalError(f"prompt {prompt.prompt_id}: is empty after tokenization by {self.name}")
         return [int(i) for i in ids]
 
+    def _without_end(self, text: str) -> list[int]:
+        """Tokenize, and drop an end token that the tokenizer adds of its own: a prompt is there to be continued."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        if ids and ids[-1] in self.stop_ids:
+            plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if plain[-1:] != ids[-1:]:
+                return ids[:-1]
+        return ids
+
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of token id sequences, without special tokens."""
         return list(self.tokenizer.batch_decode([list(ids) for ids in sequences], skip_special_tokens=True))
+
+    def new_cache(self) -> Any:
+        """Return an empty cache of the kind the model's layers need; `reorder_cache` picks rows in all kinds."""
+        return DynamicCache(config=self.model.config)
 
     @torch.no_grad()
     def forward(self, input_ids: torch.Tensor, cache: Any, keep: int = 1) -> torch.Tensor:
@@ -107,9 +135,51 @@ class HfModel:
 
         The head runs on the last `keep` positions, so that its matrix product has as many rows as a decoding step's.
         """
-        output = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        # Mamba ignores `past_key_values` without a word
+        name = "cache_params" if "cache_params" in signature(self.model.forward).parameters else "past_key_values"
+        output = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=keep, **{name: cache})
         logits: torch.Tensor = output.logits[:, -1, : self.vocab_size]
         return logits
+
+    @torch.no_grad()
+    def check_cache(self) -> None:
+        """Make sure that a step from a cache gives what a pass over the whole sequence gives.
+
+        Raises:
+            OdevalError: It does not; sampling would go wrong silently.
+        """
+        ids = (torch.arange(6, device=self.device) % self.vocab_size)[None]
+        training = self.model.training
+        self.model.eval()
+        try:
+            whole = self.model(input_ids=ids, use_cache=False).logits[0, -1, : self.vocab_size].float()
+            cache = self.new_cache()
+            self.forward(ids[:, :-1], cache)
+            cache.reorder_cache(torch.zeros(2, dtype=torch.long, device=self.device))
+            stepped = self.forward(ids[:, -1:].expand(2, -1), cache)[1].float()
+        except Exception as error:  # whatever an architecture raises, it means one thing here
+            raise OdevalError(
+                f"{self.name}: {type(self.model).__name__} cannot be sampled token by token with this engine "
+                f"({first_line(error)})"
+            ) from error
+        finally:
+            self.model.train(training)
+        wrong = float((stepped - whole).norm() / (whole - whole.mean()).norm().clamp_min(1e-6))
+        if not wrong < _CACHE_TOLERANCE.get(self.model.dtype, _CACHE_TOLERANCE_HALF):
+            raise OdevalError(
+                f"{self.name}: {type(self.model).__name__} gives other logits with a key-value cache than without "
+                f"(relative difference {wrong:.2g}); this engine cannot sample from it"
+            )
+
+    @cached_property
+    def cache_bytes(self) -> tuple[int, int]:
+        """Bytes of cache that a completion needs at once, and for each token of prompt and completion."""
+        sizes = []
+        for length in (1, 2):
+            cache = self.new_cache()
+            self.forward(torch.zeros((1, length), dtype=torch.long, device=self.device), cache)
+            sizes.append(sum(_num_bytes(vars(layer)) for layer in cache.layers))
+        return max(0, 2 * sizes[0] - sizes[1]), sizes[1] - sizes[0]
 
     def hidden(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return what `logits_at` turns into logits, [B, T, H]: hidden states, or whole logits if the head is unknown.
@@ -148,7 +218,7 @@ class HfModel:
         try:
             hidden = self.model.base_model(ids, use_cache=False)[0]
             logits = self._head(hidden)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, RuntimeError):
             return False
         whole = self.model(input_ids=ids, use_cache=False).logits
         return logits.shape == whole.shape and torch.allclose(logits, whole, rtol=1e-4, atol=1e-4)
@@ -167,7 +237,7 @@ def load_vocabulary(path: str | Path) -> dict[str, int]:
         OdevalError: There is no model, or no tokenizer in it.
     """
     check_folder(Path(path))
-    found: dict[str, int] = _load(AutoTokenizer, Path(path), "its tokenizer cannot be loaded").get_vocab()
+    found: dict[str, int] = load_tokenizer(Path(path)).get_vocab()
     return found
 
 
@@ -193,31 +263,7 @@ def check_same_vocabulary(teacher: dict[str, int], student: dict[str, int], name
     )
 
 
-def check_folder(folder: Path) -> None:
-    if not folder.exists():
-        raise OdevalError(
-            f"{folder}: no such folder; give a local model folder in Hugging Face format "
-            "(fetch one from the hub with `hf download NAME --local-dir FOLDER`)"
-        )
-    if not (folder / "config.json").is_file():
-        raise OdevalError(f"{folder}: no model here (config.json is missing); give a folder in Hugging Face format")
-
-
-def _load(kind: Any, folder: Path, problem: str, **options: Any) -> Any:
-    transformers.utils.logging.disable_progress_bar()  # it would cut into ours
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notices about the checkpoint's age are not the user's concern
-            return kind.from_pretrained(folder, local_files_only=True, **options)
-    except Exception as error:  # transformers raises many kinds for one thing: this folder does not load
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OdevalError(f"{folder}: {problem}: {reason}") from error
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a completion, from generation config, config and tokenizer."""
-    found: set[int] = set()
-    for source in (model.generation_config, model.config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        found.update([value] if isinstance(value, int) else value or [])
-    return frozenset(found)
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    return sum(map(_num_bytes, value.values())) if isinstance(value, dict) else 0

@@ -1,41 +1,40 @@
-"""One token per row from logits: temperature, then top-k, then top-p, then the inverse of the distribution function.
+"""One token per row: temperature, then top-k, then top-p, then the inverse of the distribution function.
 
 Letters: R rows (completions in flight), V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
-_BLOCK = 64  # uniforms drawn ahead per completion
+_STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_ROUNDING = 1e-12  # 0.4 + 0.3 must reach a top_p of 0.7, which binary fractions do not quite do
 
 
-class Streams:
-    """One independent stream of uniform numbers per completion, so that a batch's make-up changes nothing.
+def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
+    """Return one uniform number per completion, a function of its own seed and the position alone.
+
+    So a completion's random numbers do not depend on what else is in the batch, and need no state.
 
     Args:
-        seeds: One 64-bit seed per completion.
+        seeds: [R] uint64; hashes, see `odeval.sampling.completion_seed`.
+        position: Of the token in its completion, from 0.
+
+    Returns:
+        [R] float64 in [0, 1), multiples of 2⁻⁵³.
+
+    Source:
+        SplitMix64: Steele, Lea and Flood 2014, Fast splittable pseudorandom number generators.
+
+    Example:
+        >>> uniforms(np.array([7, 7, 8], dtype=np.uint64), position=0).round(4).tolist()
+        [0.3898, 0.3898, 0.6185]
     """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [np.random.Generator(np.random.Philox(key=int(seed))) for seed in seeds]
-        self._block = np.empty((len(seeds), 0))
-        self._start = 0
-
-    def at(self, position: int) -> np.ndarray:
-        """Return the uniforms of one position, [rows] in [0, 1). Positions are asked for in order."""
-        if position - self._start >= self._block.shape[1]:
-            self._start = position
-            self._block = np.stack([generator.random(_BLOCK) for generator in self._generators])
-        return self._block[:, position - self._start]
-
-    def keep(self, rows: np.ndarray) -> None:
-        """Drop all rows but these."""
-        self._generators = [self._generators[row] for row in rows]
-        self._block = self._block[rows]
+    z = seeds + _STEP * np.full(1, position + 1, dtype=np.uint64)  # arrays wrap around silently, scalars warn
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return np.asarray(((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53)
 
 
 def truncated(probs: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
@@ -61,36 +60,38 @@ def truncated(probs: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
         return probs
     ordered, order = torch.sort(probs, dim=-1, descending=True, stable=True)
     if not keep_all_k:
-        ordered = ordered[:, :top_k]
-        order = order[:, :top_k]
+        ordered, order = ordered[:, :top_k], order[:, :top_k]
     if top_p < 1:
         before = torch.cumsum(ordered, -1) - ordered
-        # 1e-12: 0.4 + 0.3 must reach a top_p of 0.7, which binary fractions do not quite do
-        ordered = ordered.masked_fill(before >= top_p * ordered.sum(-1, keepdim=True) - 1e-12, 0.0)
+        # The likeliest token has nothing before it, and stays however small top_p is.
+        cut = (before > 0) & (before >= top_p * ordered.sum(-1, keepdim=True) - _ROUNDING)
+        ordered = ordered.masked_fill(cut, 0.0)
     return torch.zeros_like(probs).scatter(-1, order, ordered)
 
 
-def draw(
-    logits: torch.Tensor, uniforms: np.ndarray, temperature: float, top_p: float, top_k: int
-) -> torch.Tensor:
-    """Draw one token per row, exactly from softmax(logits / temperature) after top-k and top-p.
+def draw(log_probs: torch.Tensor, uniforms: np.ndarray, temperature: float, top_p: float, top_k: int) -> torch.Tensor:
+    """Draw one token per row, exactly from softmax(log_probs / temperature) after top-k and top-p.
 
     Args:
-        logits: [R, V].
+        log_probs: [R, V] float64, normalised at temperature 1.
         uniforms: [R] in [0, 1), one per row.
         temperature: >= 0; 0 takes the likeliest token.
         top_p: See `truncated`.
         top_k: See `truncated`.
 
     Returns:
-        [R] int64.
+        [R] int64; V − 1 for a row that is not finite.
     """
     if temperature == 0:
-        return logits.argmax(-1)
-    probs = truncated(torch.softmax(logits.double() / temperature, dim=-1), top_p, top_k)
-    cumulative = torch.cumsum(probs, -1)
+        return log_probs.argmax(-1)
+    if temperature == 1:
+        probs = log_probs.exp()
+    else:  # the largest becomes 0 first, or a temperature near 0 would divide −x to −inf everywhere
+        probs = torch.softmax((log_probs - log_probs.amax(-1, keepdim=True)) / temperature, dim=-1)
+    cumulative = torch.cumsum(truncated(probs, top_p, top_k), -1)
     total = cumulative[:, -1]
     target = torch.from_numpy(uniforms).to(cumulative.device) * total
     # Rounding may lift the target to the total itself, beyond which no token lies.
     target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target.unsqueeze(-1), right=True).squeeze(-1)
+    chosen = torch.searchsorted(cumulative, target.unsqueeze(-1), right=True).squeeze(-1)
+    return chosen.clamp_max(log_probs.shape[-1] - 1)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from odeval.errors import OdevalError
-from odeval.types import PerPrompt
 
 _CELLS = 2**24  # of one block of the table
 
@@ -111,18 +110,36 @@ def counts(completions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"n": grouped.count(), "c": grouped.sum().astype(np.int64)})
 
 
-def pass_at_k_per_prompt(table: pd.DataFrame, ks: Sequence[int]) -> PerPrompt:
-    """The pass@k curve as sums per prompt: each prompt with n >= k counts once.
+def sampling_covariance(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """Estimate without bias how re-sampling the same prompts would move each prompt's pass@k curve.
+
+        Cov(pass@k, pass@l) = f_k · f_l − f_(k+l),   f_k = C(n − c, k) / C(n, k)
+
+    f_k · f_l estimates the product from one set of samples, f_(k+l) the product of the true miss probabilities
+    (1 − p)^k (1 − p)^l; their difference has the covariance as its expectation, whatever p is.
 
     Args:
-        table: As from `counts`.
-        ks: The grid of the curve.
+        n: [P] graded completions.
+        c: [P] correct ones.
+        ks: [K] grid.
+
+    Returns:
+        [P, K, K]; NaN where k + l > n, since no unbiased estimate exists there.
+
+    Source:
+        Ours; U-statistics after Hoeffding 1948.
+
+    Example:
+        >>> n, c = np.array([4]), np.array([2])  # at k = 1 it is the variance of a mean, p (1 − p) / (n − 1)
+        >>> sampling_covariance(n, c, [1])[0].round(6).tolist()
+        [[0.083333]]
     """
-    values = pass_at_k(table["n"].to_numpy(), table["c"].to_numpy(), ks)
-    defined = ~np.isnan(values)
-    return PerPrompt(
-        table.index.to_numpy(),
-        np.where(defined, values, 0.0),
-        defined.astype(float),
-        tuple(float(k) for k in ks),
-    )
+    order = np.asarray(ks, dtype=np.int64)
+    sums = order[:, None] + order[None, :]
+    wanted = sorted({int(k) for k in order} | {int(k) for k in sums.ravel()})
+    place = {k: i for i, k in enumerate(wanted)}
+    miss = 1 - pass_at_k(n, c, wanted)
+    single = miss[:, [place[int(k)] for k in order]]
+    joint = miss[:, [place[int(k)] for k in sums.ravel()]].reshape(len(single), len(order), len(order))
+    covariance: np.ndarray = single[:, :, None] * single[:, None, :] - joint
+    return covariance

@@ -78,9 +78,7 @@ def added(left: PerPrompt | None, right: PerPrompt) -> PerPrompt:
         return right
     names, where = np.unique(np.concatenate([left.prompt_ids, right.prompt_ids]), return_inverse=True)
     sums = [
-        np.bincount(
-            where, weights=np.concatenate([getattr(left, key), getattr(right, key)]), minlength=len(names)
-        )
+        np.bincount(where, weights=np.concatenate([getattr(left, key), getattr(right, key)]), minlength=len(names))
         for key in ("numerator", "denominator")
     ]
     return PerPrompt(names, sums[0], sums[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from odeval.errors import OdevalError, unknown
@@ -13,9 +14,7 @@ from odeval.tasks.graders import grader_named
 TASKS: dict[str, Callable[[int], Task]] = {"countdown": countdown.task, "graph_paths": graph_paths.task}
 
 
-def load_task(
-    name: str, grader: str | None = None, limit: int | None = None, max_tokens: int | None = None
-) -> Task:
+def load_task(name: str, grader: str | None = None, limit: int | None = None, max_tokens: int | None = None) -> Task:
     """Find a task by its name or its file.
 
     Args:
@@ -29,17 +28,18 @@ def load_task(
     """
     if limit is not None and limit < 1:
         raise OdevalError(f"limit {limit}: at least 1 prompt is needed")
+    if max_tokens is not None and max_tokens < 1:
+        raise OdevalError(f"max_tokens {max_tokens}: must be >= 1")
     if name in TASKS:
         if grader is not None:
             raise OdevalError(f"task '{name}' grades with its own program; leave out grader '{grader}'")
-        return TASKS[name](200 if limit is None else limit)
+        task = TASKS[name](200 if limit is None else limit)
+        return task if max_tokens is None else replace(task, max_tokens=max_tokens)
     if not (name.endswith((".jsonl", ".json")) or Path(name).is_file()):
         raise OdevalError(unknown("task", name, TASKS) + "; or give the path of a prompts file (.jsonl)")
     if grader is None:
-        raise OdevalError(
-            f"task {name}: a prompts file needs a grader; pass --grader exact, numeric, choice or regex"
-        )
-    return jsonl.load(Path(name), grader, limit, max_tokens or 1024)
+        raise OdevalError(f"task {name}: a prompts file needs a grader; pass --grader exact, numeric, choice or regex")
+    return jsonl.load(Path(name), grader, limit, 1024 if max_tokens is None else max_tokens)
 
 
 def grader_of(task: Mapping[str, str], name: str | None = None) -> tuple[str, Grader]:

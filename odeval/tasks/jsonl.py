@@ -1,8 +1,9 @@
-"""Bring your own prompts: one JSON object a line with `prompt` or `messages`, `answer`, and optionally `id`, `cluster`."""
+"""Bring your own prompts: one JSON object a line with `prompt` or `messages`, `answer`, perhaps `id` and `cluster`."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,14 @@ def load(path: Path, grader: str, limit: int | None = None, max_tokens: int = 10
     """
     grade = grader_named(grader)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes()
+        # Not splitlines(): a text may hold U+2028 and its like, which end no line of JSONL.
+        lines = content.decode("utf-8-sig").split("\n")
     except OSError as error:
         raise OdevalError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise OdevalError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise OdevalError(f"{path}:{line}: is not UTF-8 text (byte {error.start} of the file)") from error
     prompts: list[Prompt] = []
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -51,21 +55,12 @@ def load(path: Path, grader: str, limit: int | None = None, max_tokens: int = 10
         if limit is not None and len(prompts) == limit:
             break
     if not prompts:
-        raise OdevalError(
-            f"{path}: holds no prompts; write one JSON object a line with `prompt` and `answer`"
-        )
+        raise OdevalError(f"{path}: holds no prompts; write one JSON object a line with `prompt` and `answer`")
     return Task(name=str(path), prompts=prompts, grade=grade, max_tokens=max_tokens, grader=grader)
 
 
 def _parse(line: str, where: str, grader: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise OdevalError(f"{where}: is no JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise OdevalError(
-            f"{where}: is a {type(row).__name__}, expected an object with `prompt` and `answer`"
-        )
+    row = _object(line, where)
     for key in row:
         if key not in _KEYS:
             raise OdevalError(f"{where}: {unknown('field', key, _KEYS)}")
@@ -73,19 +68,40 @@ def _parse(line: str, where: str, grader: str) -> Prompt:
         raise OdevalError(f"{where}: needs exactly one of `prompt` (text) and `messages` (chat turns)")
     if "answer" not in row:
         raise OdevalError(f"{where}: field `answer` is missing; the grader '{grader}' compares with it")
-    if isinstance(row["answer"], bool) or not isinstance(row["answer"], str | int | float):
-        raise OdevalError(f"{where}: `answer` is a {type(row['answer']).__name__}, expected text or a number")
-    answer = str(row["answer"])
+    answer = _label(row, "answer", where)
     if problem := check_answer(grader, answer):
         raise OdevalError(f"{where}: {problem}")
-    prompt = Prompt(
+    return Prompt(
         text=_text(row, "prompt", where) if "prompt" in row else None,
         messages=_messages(row["messages"], where) if "messages" in row else None,
         answer=answer,
-        id=str(row.get("id", "")),
-        cluster=str(row.get("cluster", "")),
+        id=_label(row, "id", where) if "id" in row else "",
+        cluster=_label(row, "cluster", where) if "cluster" in row else "",
     )
-    return prompt
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise OdevalError(f"{where}: field `{twice}` stands there twice")
+        return dict(pairs)
+
+    try:
+        row = json.loads(line, object_pairs_hook=once)
+        line.encode()
+        json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise OdevalError(f"{where}: is no JSON ({error.msg} at column {error.colno})") from error
+    except UnicodeEncodeError as error:
+        raise OdevalError(f"{where}: holds half a character (a lone surrogate), which is no text") from error
+    except OdevalError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads, or nested too deep
+        raise OdevalError(f"{where}: cannot be read as JSON ({str(error).split(';')[0]})") from error
+    if not isinstance(row, dict):
+        raise OdevalError(f"{where}: is a {type(row).__name__}, expected an object with `prompt` and `answer`")
+    return row
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
@@ -95,17 +111,21 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     return text
 
 
+def _label(row: dict[str, Any], key: str, where: str) -> str:
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise OdevalError(f"{where}: `{key}` is a {type(value).__name__}, expected text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OdevalError(f"{where}: `{key}` is {value}, expected text or a finite number")
+    return str(value)
+
+
 def _messages(value: Any, where: str) -> tuple[dict[str, str], ...]:
-    well_formed = (
-        isinstance(value, list)
-        and value
-        and all(
-            isinstance(turn, dict)
-            and isinstance(turn.get("role"), str)
-            and isinstance(turn.get("content"), str)
-            for turn in value
-        )
-    )
-    if not well_formed:
+    if not isinstance(value, list) or not value:
         raise OdevalError(f'{where}: `messages` must be a list of {{"role": text, "content": text}}')
+    for number, turn in enumerate(value, start=1):
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
+            raise OdevalError(f'{where}: turn {number} of `messages` must be {{"role": text, "content": text}}')
+        if extra := sorted(turn.keys() - {"role", "content"}):
+            raise OdevalError(f"{where}: turn {number} of `messages` has `{extra[0]}`; only role and content are used")
     return tuple({"role": turn["role"], "content": turn["content"]} for turn in value)

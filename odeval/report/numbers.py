@@ -127,11 +127,11 @@ def grid(ks: Sequence[int], most: int = 12) -> list[int]:
 
 
 def spans(ks: Sequence[int], where: Sequence[bool]) -> str:
-    """Name the points of a grid at which something holds.
+    r"""Name the points of a grid at which something holds.
 
     Example:
         >>> spans([1, 2, 4, 8, 16], [True, True, False, False, True])
-        'k = 1 to 2 and k = 16'
+        'k\xa0=\xa01 to 2 and k\xa0=\xa016'
     """
     runs: list[list[int]] = []
     for j, holds in enumerate(where):
@@ -139,5 +139,10 @@ def spans(ks: Sequence[int], where: Sequence[bool]) -> str:
             runs[-1].append(ks[j])
         elif holds:
             runs.append([ks[j]])
-    names = [f"k = {run[0]} to {run[-1]}" if len(run) > 1 else f"k = {run[0]}" for run in runs]
+    names = [at(f"{run[0]} to {run[-1]}" if len(run) > 1 else run[0]) for run in runs]
     return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else "".join(names)
+
+
+def at(k: Any) -> str:
+    """Name a k so that no line breaks inside."""
+    return f"k\u00a0=\u00a0{k}"

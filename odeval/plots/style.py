@@ -21,27 +21,27 @@ from matplotlib.figure import Figure
 
 from odeval.visible import shortened, visible
 
-WIDTH = 640  # of every figure, in CSS pixels: its 12 px text is still read when a 500 px screen shrinks it
+WIDTH = 560  # of every figure, in CSS pixels: its 13 px text is still read when a 500 px screen shrinks it
 INK, MUTED, RULE, LOST = "#1a1a1a", "#5f6368", "#dadce0", "#b04700"
-_LABEL = 22  # characters of a run's name in a figure
-_GAP = 15.0  # pixels between the middles of two labels
+_LABEL = 18  # characters of a run's name in a figure
+_GAP = 16.0  # pixels between the middles of two labels
 
 _RC = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
     "axes.grid": True,
     "axes.labelcolor": INK,
-    "axes.labelsize": 12,
+    "axes.labelsize": 13,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": 12,
+    "axes.titlesize": 13,
     "figure.dpi": 72,  # one point is one pixel, as in SVG
     "font.family": ["DejaVu Sans"],
-    "font.size": 12,
+    "font.size": 13,
     "grid.color": "#eceef0",
     "grid.linewidth": 0.8,
-    "legend.fontsize": 12,
+    "legend.fontsize": 13,
     "legend.frameon": False,
     "savefig.dpi": 72,
     "svg.fonttype": "none",
@@ -49,10 +49,10 @@ _RC = {
     "text.color": INK,
     "xtick.color": MUTED,
     "xtick.labelcolor": INK,
-    "xtick.labelsize": 12,
+    "xtick.labelsize": 13,
     "ytick.color": MUTED,
     "ytick.labelcolor": INK,
-    "ytick.labelsize": 12,
+    "ytick.labelsize": 13,
 }
 
 
@@ -147,19 +147,20 @@ def annotate_ends(axes: Any, entries: Sequence[tuple[str, float, str]]) -> None:
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move sorted heights apart by at least `gap`, inside [low, high] where they fit, each as little as possible."""
-    blocks: list[list[float]] = []  # [sum of wanted heights minus their offsets, members]
+
+    def middle(block: Sequence[float]) -> float:
+        room = gap * (len(block) - 1) / 2
+        return min(max(sum(block) / len(block), low + room), max(high - room, low + room))
+
+    blocks: list[list[float]] = []
     for place in wanted:
-        blocks.append([place, 1])
-        while len(blocks) > 1 and _middle(blocks[-1]) - _middle(blocks[-2]) < gap * (blocks[-1][1] + blocks[-2][1]) / 2:
-            total, members = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + members]
-    heights = [_middle(b) + gap * (i - (b[1] - 1) / 2) for b in blocks for i in range(int(b[1]))]
-    shift = max(0.0, low - heights[0]) - max(0.0, heights[-1] - high)
-    return [height + shift for height in heights]
-
-
-def _middle(block: Sequence[float]) -> float:
-    return block[0] / block[1]
+        blocks.append([place])
+        while len(blocks) > 1:
+            below, above = blocks[-2:]
+            if middle(above) - middle(below) >= gap * (len(above) + len(below)) / 2:
+                break
+            blocks[-2:] = [below + above]
+    return [middle(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))]
 
 
 def write_svg(drawing: Figure, name: str, title: str, description: str) -> str:
@@ -189,7 +190,8 @@ _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 def _embeddable(root: ElementTree.Element, name: str, title: str, description: str) -> str:
     """Make ids unique, fonts those of the page, and drop what a page has no use for."""
-    used = {match for node in root.iter() for value in node.attrib.values() for match in re.findall(r"#([\w.-]+)", value)}
+    values = " ".join(value for node in root.iter() for value in node.attrib.values())
+    used = set(re.findall(r"#([\w.-]+)", values))
     for parent in list(root.iter()):
         parent.tag = parent.tag.rpartition("}")[2]
         for child in list(parent):

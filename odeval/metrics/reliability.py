@@ -1,0 +1,154 @@
+"""Other ways to read the same samples: all of k right, a majority right, the best by a reward. Beside pass@k, never instead.
+
+Letters: P prompts, K grid points; n graded completions of a prompt, c correct ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+from odeval.errors import OdevalError
+
+
+def pass_hat_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """Estimate pass^k, the chance that all of k completions are right, without bias.
+
+        pass^k = C(c, k) / C(n, k)
+
+    Args:
+        n: [P] graded completions.
+        c: [P] correct ones.
+        ks: [K] grid.
+
+    Returns:
+        [P, K] in [0, 1]; NaN where n < k.
+
+    Source:
+        Yao et al. 2024, τ-bench, https://arxiv.org/abs/2406.12045, section 5.1.
+
+    Example:
+        >>> pass_hat_k(np.array([4]), np.array([3]), [1, 2, 4]).tolist()
+        [[0.75, 0.5, 0.0]]
+    """
+    return _at_least(n, c, ks, lambda k: k)
+
+
+def g_pass_at_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int], tau: float) -> np.ndarray:
+    """Estimate G-Pass@k_τ, the chance that at least ⌈τ k⌉ of k completions are right, without bias.
+
+        Σ_{j ≥ max(⌈τ k⌉, 1)} C(c, j) C(n − c, k − j) / C(n, k)
+
+    τ → 0 gives pass@k, τ = 1 gives pass^k.
+
+    Args:
+        n: [P] graded completions.
+        c: [P] correct ones.
+        ks: [K] grid.
+        tau: In [0, 1].
+
+    Returns:
+        [P, K] in [0, 1]; NaN where n < k.
+
+    Source:
+        Liu et al. 2024, https://arxiv.org/abs/2412.13147, eq. 3.
+    """
+    if not 0 <= tau <= 1:
+        raise OdevalError(f"tau {tau}: must be in [0, 1]")
+    # 1e-9: 0.3 · 10 must ask for 3 of 10, which binary fractions would turn into 4
+    return _at_least(n, c, ks, lambda k: max(1, math.ceil(tau * k - 1e-9)))
+
+
+def _at_least(n: np.ndarray, c: np.ndarray, ks: Sequence[int], needed: Callable[[int], int]) -> np.ndarray:
+    n, c = np.asarray(n, dtype=np.int64), np.asarray(c, dtype=np.int64)
+    result = np.full((len(n), len(ks)), np.nan)
+    for j, k in enumerate(ks):
+        if k < 1:
+            raise OdevalError(f"k {k}: must be >= 1")
+        rows = n >= k
+        result[rows, j] = distributions.hypergeom.sf(needed(k) - 1, n[rows], c[rows], k)
+    return result
+
+
+def best_of_k(completions: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """Estimate how often the completion with the highest reward among k is right, without bias.
+
+        Σ_r C(r − 1, k − 1) / C(n, k) · correct_(r),   r the rank by reward, lowest first
+
+    Equal rewards are broken at random: their correctness is averaged.
+
+    Args:
+        completions: With prompt_id, correct (1, 0, NaN) and reward; rows without either are left out.
+        ks: [K] grid.
+
+    Returns:
+        Frame indexed by prompt_id with one column a k; NaN where n < k.
+
+    Source:
+        Closed form of the expectation over k-subsets; ours.
+    """
+    usable = completions.dropna(subset=["correct", "reward"])
+    rows: dict[str, list[float]] = {}
+    for prompt_id, group in usable.groupby("prompt_id", sort=True):
+        ordered = group.sort_values("reward", kind="stable")
+        right = ordered.groupby("reward", sort=True)["correct"].transform("mean").to_numpy()
+        rows[str(prompt_id)] = [_expected_last(right, k) for k in ks]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(ks))
+
+
+def _expected_last(values: np.ndarray, k: int) -> float:
+    """Expectation of the last of k values drawn without replacement from an ordered list."""
+    n = len(values)
+    if n < k:
+        return math.nan
+    # The weight of rank r is w_r = C(r−1, k−1) / C(n, k); from the top, w_(r−1) = w_r (r − k) / (r − 1).
+    weights = np.zeros(n)
+    weights[n - 1] = k / n
+    for r in range(n, k, -1):
+        weights[r - 2] = weights[r - 1] * (r - k) / (r - 1)
+    return float(weights @ values)
+
+
+def majority_at_k(completions: pd.DataFrame, ks: Sequence[int], draws: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Estimate how often a majority vote among k completions is right.
+
+    Subsets are drawn without replacement; ties between the most frequent answers are broken at random, by the share
+    of the tied answers that is right. A completion without an answer does not vote.
+
+    Args:
+        completions: With prompt_id, answer and correct (1, 0, NaN); not graded ones are left out.
+        ks: [K] grid.
+        draws: Subsets per prompt and k.
+        seed: Of the draws.
+
+    Returns:
+        Frame indexed by prompt_id with one column a k; NaN where n < k.
+
+    Source:
+        Wang et al. 2022, self-consistency, https://arxiv.org/abs/2203.11171; the tie rule is ours.
+    """
+    generator = np.random.default_rng(seed)
+    rows: dict[str, list[float]] = {}
+    for prompt_id, group in completions.dropna(subset=["correct"]).groupby("prompt_id", sort=True):
+        codes, names = pd.factorize(group["answer"])
+        right = np.array([group["correct"].to_numpy()[codes == i].mean() for i in range(len(names))])
+        n = len(codes)
+        order = np.argsort(generator.random((draws, n)), axis=1)
+        shuffled = codes[order]
+        rows[str(prompt_id)] = [_vote(shuffled[:, :k], right) if k <= n else math.nan for k in ks]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(ks))
+
+
+def _vote(ballots: np.ndarray, right: np.ndarray) -> float:
+    """Mean correctness of the winners, [draws, k] ballots; −1 does not vote."""
+    if not len(right):
+        return 0.0
+    votes = np.stack([(ballots == i).sum(1) for i in range(len(right))], axis=1)
+    top = votes.max(1, keepdims=True)
+    winners = (votes == top) & (top > 0)
+    counted = np.maximum(winners.sum(1), 1)
+    return float(((winners * right).sum(1) / counted).mean())

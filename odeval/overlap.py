@@ -1,0 +1,88 @@
+"""Which prompts changed: solved-set overlap, and per-prompt exact tests under a false discovery rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats as distributions
+
+from odeval.curves import Counts
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Prompts by who solves them at least once, and those that changed beyond chance.
+
+    Attributes:
+        both, baseline_only, candidate_only, neither: Counts of prompts.
+        lost: [P] bool, solve rate lower beyond chance.
+        gained: [P] bool, higher beyond chance.
+        p_lost: [P] one-sided p values of a lower rate, before adjustment.
+    """
+
+    both: int
+    baseline_only: int
+    candidate_only: int
+    neither: int
+    lost: np.ndarray
+    gained: np.ndarray
+    p_lost: np.ndarray
+
+
+def overlap(baseline: Counts, candidate: Counts, rate: float = 0.05) -> Overlap:
+    """Compare solved sets, and test every prompt.
+
+    Args:
+        baseline: Counts of the reference.
+        candidate: Counts of the run under audit, same prompts.
+        rate: False discovery rate within the lost, and within the gained.
+
+    Returns:
+        See Overlap. A prompt never solved in a few samples may still be solvable: hence the tests.
+
+    Source:
+        Fisher's exact test per prompt; Benjamini and Hochberg 1995 over prompts.
+    """
+    old, new = baseline.c > 0, candidate.c > 0
+    p_lost = fisher_less(baseline, candidate)
+    p_gained = fisher_less(candidate, baseline)
+    return Overlap(
+        int((old & new).sum()),
+        int((old & ~new).sum()),
+        int((~old & new).sum()),
+        int((~old & ~new).sum()),
+        benjamini_hochberg(p_lost, rate),
+        benjamini_hochberg(p_gained, rate),
+        p_lost,
+    )
+
+
+def fisher_less(baseline: Counts, candidate: Counts) -> np.ndarray:
+    """One-sided exact p values, [P], that the candidate's solve rate is not lower; 1 where either run is empty.
+
+    P(C <= c_C),   C ~ hypergeometric: the n_C completions' share of the c_B + c_C correct ones
+    """
+    total = baseline.n + candidate.n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = distributions.hypergeom.cdf(candidate.c, total, baseline.c + candidate.c, candidate.n)
+    empty = (baseline.n == 0) | (candidate.n == 0)
+    return np.where(empty, 1.0, p)
+
+
+def benjamini_hochberg(p_values: np.ndarray, rate: float) -> np.ndarray:
+    """Mark the discoveries, [P] bool, at a false discovery rate.
+
+    Example:
+        >>> benjamini_hochberg(np.array([0.001, 0.02, 0.04, 0.9]), 0.05).tolist()
+        [True, True, False, False]
+    """
+    count = len(p_values)
+    if not count:
+        return np.zeros(0, dtype=bool)
+    order = np.argsort(p_values, kind="stable")
+    passing = np.flatnonzero(p_values[order] <= rate * np.arange(1, count + 1) / count)
+    found = np.zeros(count, dtype=bool)
+    if len(passing):
+        found[order[: passing[-1] + 1]] = True
+    return found

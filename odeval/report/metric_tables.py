@@ -1,0 +1,93 @@
+"""Tables of metrics, one a candidate: rows are metrics, columns are runs and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from odeval.lookup import pair_of, run_of
+from odeval.report.numbers import shown, trend, unit_name
+from odeval.report.view import drawn, name, percent, say
+from odeval.visible import visible
+
+_FOOTNOTES = "*†‡§¶#"
+
+Place = tuple[str, Callable[[str], Any], bool]  # heading, metric name → estimate or None, is it a difference?
+
+
+def entropy(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+    """What became of the teacher's branch points: every metric over tokens, on both trajectories."""
+    candidates = [run for run in comparison["runs"] if run["role"] == "candidate"]
+    tables = []
+    for run in candidates:
+        names = list(dict.fromkeys(key.partition("@")[0] for key in run["metrics"] if "@" in key))
+        groups = []
+        for trajectory, heading in (("teacher", "in the teacher's completions"), ("student", "in each student's own")):
+            if any(f"{base}@{trajectory}" in run["metrics"] for base in names):
+                groups.append((heading, f"@{trajectory}", _places_of(comparison, run, ("baseline",))))
+        if names:
+            tables.append(_table(run, names, groups))
+    scored = [run for run in comparison["runs"] if run["survival"].get("teacher")]
+    tau = f"{comparison['settings']['threshold']:g}"
+    return {
+        "kind": "entropy", "title": "Did the branch points survive?", "figure": "entropy" if scored else "",
+        "findings": [_kept(comparison, label) for label in drawn(verdict)] if tables else [],
+        "tables": tables, "tau": tau, "confidence": percent(comparison["settings"]["confidence"]),
+    }  # fmt: skip
+
+
+def _kept(comparison: dict[str, Any], label: str) -> str:
+    value = shown(run_of(comparison, label)["metrics"].get("retention@teacher"), "share", full=True)
+    text = f"{name(label)} {value.text} {value.interval}".rstrip()
+    pair = pair_of(comparison, label, "baseline")
+    if pair is None or "retention@teacher" not in pair["metrics"]:
+        return text
+    change = shown(pair["metrics"]["retention@teacher"]["difference"], "share", signed=True, full=True)
+    return f"{text}; {change.text} {change.interval} against {name(pair['baseline'])}"
+
+
+def metrics(comparison: dict[str, Any]) -> dict[str, Any]:
+    """Every metric over completions, with paired differences."""
+    tables = []
+    for run in comparison["runs"]:
+        names = [key for key in run["metrics"] if "@" not in key]
+        if run["role"] == "candidate" and names:
+            tables.append(_table(run, names, [("", "", _places_of(comparison, run, ("teacher", "baseline")))]))
+    return {"kind": "metrics", "title": "Everything else that changed", "tables": tables,
+            "confidence": percent(comparison["settings"]["confidence"])}  # fmt: skip
+
+
+def _places_of(comparison: dict[str, Any], run: dict[str, Any], roles: Iterable[str]) -> list[Place]:
+    """The columns of a metric table: each run's own value, then the candidate's paired differences."""
+    others = [other for role in roles for other in comparison["runs"] if other["role"] == role]
+    values: list[Place] = [(name(other["label"]), other["metrics"].get, False) for other in (*others, run)]
+    pairs = [pair for role in roles if (pair := pair_of(comparison, run["label"], role))]
+    own = name(run["label"])
+    return values + [(f"{own} − {name(pair['baseline'])}", _difference_in(pair), True) for pair in reversed(pairs)]
+
+
+def _difference_in(pair: dict[str, Any]) -> Callable[[str], Any]:
+    return lambda key: pair["metrics"][key]["difference"] if key in pair["metrics"] else None
+
+
+def _table(run: dict[str, Any], names: Sequence[str], groups: Sequence[tuple[str, str, list[Place]]]) -> dict[str, Any]:
+    """Rows are metrics, columns are runs and differences, once per trajectory; cautions become footnotes."""
+    notes: dict[str, str] = {}
+    rows = []
+    for base in names:
+        cells = []
+        entry = next(run["metrics"][base + at] for _, at, _ in groups if base + at in run["metrics"])
+        for _, at, places in groups:
+            for place, (_, get, signed) in enumerate(places):
+                item = get(base + at)
+                cell = shown(item, entry["unit"], signed)
+                sign = notes.setdefault(cell.note, _FOOTNOTES[len(notes) % len(_FOOTNOTES)]) if cell.note else ""
+                told = trend(item, entry["direction"]) if signed else ""
+                cells.append({"cell": cell, "sign": sign, "trend": told, "first": place == 0 and len(groups) > 1})
+        better = {"higher": "higher is better", "lower": "lower is better"}.get(entry["direction"], "")
+        rows.append(
+            {"label": visible(entry["label"]), "unit": unit_name(entry["unit"]), "better": better, "cells": cells}
+        )
+    heads = [{"title": title, "columns": [heading for heading, _, _ in places]} for title, _, places in groups]
+    footnotes = [(sign, say(note)) for note, sign in notes.items()]
+    return {"name": name(run["label"]), "heads": heads, "rows": rows, "notes": footnotes}
