@@ -17,7 +17,6 @@ from odeval.errors import OdevalError
 from odeval.gate import as_json, judge
 from odeval.grading import grade
 from odeval.report import write_report
-from odeval.rules import DEFAULT_RULES
 from odeval.sampling import Advance, sample
 from odeval.store import RunFolder
 from odeval.tasks import load_task
@@ -64,7 +63,7 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
     Raises:
         OdevalError: Anything the user can mend; checked before the first completion is sampled where possible.
     """
-    rules = DEFAULT_RULES if config.rules is None else load_yaml(config.rules, GateConfig)
+    rules = None if config.rules is None else load_yaml(config.rules, GateConfig)
     task = load_task(config.task, config.grader, config.limit, config.max_tokens)
     params = SamplingParams(
         n=config.n, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k,

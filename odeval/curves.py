@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats as distributions
 
 from odeval.metrics.passk import pass_at_k, sampling_covariance
-from odeval.stats import Linearised, rare, sup_t
+from odeval.stats import Linearised, rare, sup_t, sup_tail
 from odeval.types import PerPrompt
 
 SCOPES = ("benchmark", "population")
@@ -62,6 +62,18 @@ class Scope:
             self.covariance[np.ix_(chosen, chosen)], self.degrees[chosen], self.trials[chosen], self.scale[chosen]
         )
 
+    def p_value(self, distance: np.ndarray) -> float:
+        """Smallest level at which the one-sided simultaneous bound lies `distance` [K] away from the value."""
+        spread = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tails = distributions.t.sf(distance / spread, np.maximum(self.degrees, 1.0))
+        empty = np.clip(1 - distance / self.scale, 0.0, 1.0) ** self.trials  # "0 of trials" read backwards
+        tails = np.where(spread < _FLAT, empty, tails)
+        known = self.known()
+        worst = float(distributions.norm.isf(np.clip(tails[known].min(), 1e-300, 1.0)))
+        joint = sup_tail(self.covariance[np.ix_(known, known)], worst)
+        return max(joint, float(tails[known].min()))
+
     def half_width(self, confidence: float, two_sided: bool = True, simultaneous: bool = True) -> np.ndarray:
         """Half-width of an interval or band, [K].
 
@@ -107,7 +119,8 @@ class PairedCurve:
 
     @property
     def difference(self) -> np.ndarray:
-        return self.candidate - self.baseline
+        change: np.ndarray = self.candidate - self.baseline
+        return change
 
     def band(self, scope: str, confidence: float) -> tuple[np.ndarray, np.ndarray]:
         """Two-sided simultaneous band, cut to [−1, 1]; NaN where the scope cannot tell."""
@@ -133,10 +146,11 @@ def paired_curve(
     both = np.isfinite(values[0]) & np.isfinite(values[1])
     shared = both.sum(0)
     with np.errstate(invalid="ignore"):
-        means = [np.where(both, value, 0.0).sum(0) / shared for value in values]
+        base, cand = (np.where(both, value, 0.0).sum(0) / shared for value in values)
     return PairedCurve(
         np.asarray(ks),
-        *means,
+        base,
+        cand,
         shared,
         {
             "benchmark": _benchmark_scope(baseline, candidate, ks, both),
@@ -168,7 +182,8 @@ def _effective_degrees(parts: np.ndarray, prompts: int) -> np.ndarray:
     own = np.diagonal(parts, axis1=1, axis2=2)
     with np.errstate(invalid="ignore", divide="ignore"):
         degrees = 2 * own.sum(0) ** 2 / (own**2).sum(0)
-    return np.clip(np.nan_to_num(degrees, nan=1.0, posinf=1.0), 1.0, max(prompts - 1, 1))
+    found: np.ndarray = np.clip(np.nan_to_num(degrees, nan=1.0, posinf=1.0), 1.0, max(prompts - 1, 1))
+    return found
 
 
 def _population_scope(

@@ -134,8 +134,10 @@ def jsd(student_logits: torch.Tensor, teacher_logits: torch.Tensor, beta: float)
     if beta == 1:
         return reverse_kl(student_logits, teacher_logits)
     log_p, log_q = log_softmax(teacher_logits), log_softmax(student_logits)
-    weight = torch.tensor(beta, dtype=log_p.dtype, device=log_p.device)
-    log_m = torch.logaddexp(log_p + weight.log(), log_q + torch.log1p(-weight))
+    # From the likelier side, log m = log p + log(1 + w·(e^(−|d|) − 1)): exactly log p where p and q are equal.
+    d = (log_p - log_q).masked_fill(log_p == log_q, 0.0)
+    weight_of_lower = torch.full_like(d, 1 - beta).masked_fill(d < 0, beta)
+    log_m = torch.maximum(log_p, log_q) + torch.log1p(weight_of_lower * torch.expm1(-d.abs()))
     return _like(beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m), student_logits)
 
 

@@ -3,42 +3,42 @@
 A rule is judged by one-sided bounds at level α. FAIL needs the whole interval beyond the limit, PASS needs it
 inside, and anything else is INCONCLUSIVE: a check that could not measure never passes. A rule over the pass@k curve
 fails by a simultaneous bound (the first crossing must survive the search over k) and passes when every k passes on
-its own, which needs no correction.
+its own, which needs no correction. Over several benchmarks a FAIL must survive Holm's correction as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats as distributions
 
 from odeval.atomic import read_json
+from odeval.bounds import Bounds, Levels, bounds_of, collapsed, prompts_needed
 from odeval.compare import SCHEMA as COMPARISON
 from odeval.config import GateConfig
-from odeval.curves import Scope
 from odeval.errors import CannotJudge, OdevalError
 from odeval.metrics import METRICS
-from odeval.rules import DEFAULT_RULES, Rule, parse_rule
+from odeval.rules import Rule, default_rules, parse_rule
 from odeval.trust import TOO_FEW_PROMPTS
 from odeval.types import Check, Judgement, Verdict
 
 SCHEMA = "odeval.verdict/1"
 
-Result = tuple[Verdict, float, float, float, str]
 
-
-def judge(comparison: dict[str, Any], rules: GateConfig = DEFAULT_RULES, where: str = "rules") -> list[Judgement]:
+def judge(
+    comparison: dict[str, Any], rules: GateConfig | None = None, where: str = "rules", levels: Levels | None = None
+) -> list[Judgement]:
     """Judge every candidate of a comparison.
 
     Args:
         comparison: From `compare`.
-        rules: What must hold.
+        rules: What must hold; None for the default rules that these runs can answer.
         where: Name of the rules file, for errors.
+        levels: Error rates of this look, where the budget of `rules.alpha` is spent over several.
 
     Returns:
         One judgement a candidate, in order.
@@ -47,6 +47,7 @@ def judge(comparison: dict[str, Any], rules: GateConfig = DEFAULT_RULES, where: 
         OdevalError: A rule is malformed.
         CannotJudge: A trust check blocks, a rule needs a run that is not there, or there is no candidate.
     """
+    rules = rules or default_rules(comparison)
     parsed = [parse_rule(rule, where) for rule in rules.rules]
     blocked = [f"{item['check']}: {item['detail']}" for item in comparison["trust"] if item["status"] == "block"]
     if blocked:
@@ -54,25 +55,72 @@ def judge(comparison: dict[str, Any], rules: GateConfig = DEFAULT_RULES, where: 
     candidates = [run for run in comparison["runs"] if run["role"] == "candidate"]
     if not candidates:
         raise CannotJudge("the comparison holds no candidate")
-    return [_judge(comparison, run, parsed, rules.alpha, rules.scope) for run in candidates]
+    own = levels or Levels(rules.alpha, rules.alpha)
+    return [_judge(comparison, run, parsed, own, rules) for run in candidates]
+
+
+def judge_all(
+    comparisons: Sequence[dict[str, Any]], rules: GateConfig | None = None, where: str = "rules"
+) -> list[Judgement]:
+    """Judge several benchmarks together: every rule's failures must survive Holm's correction over the benchmarks.
+
+    A rule passes as a whole only where it passes on every benchmark, which needs no correction.
+
+    Source:
+        Holm 1979, step-down; the p value of a benchmark is the smallest level at which its rule fails.
+    """
+    rules = rules or min((default_rules(comparison) for comparison in comparisons), key=lambda own: len(own.rules))
+    judged = [judgement for comparison in comparisons for judgement in judge(comparison, rules, where)]
+    if len(comparisons) < 2:
+        return judged
+    for place in range(len(rules.rules)):
+        for candidate in sorted({judgement.candidate for judgement in judged}):
+            family = [i for i, judgement in enumerate(judged) if judgement.candidate == candidate]
+            kept = _holm([judged[i].checks[place].p_fail for i in family], rules.alpha)
+            for i, holds in zip(family, kept, strict=True):
+                judged[i] = _without_chance_failure(judged[i], place, holds, len(family))
+    return [_settled(judgement) for judgement in judged]
+
+
+def _holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    order = np.argsort(p_values, kind="stable")
+    kept = [False] * len(p_values)
+    for step, i in enumerate(order):
+        if p_values[i] > alpha / (len(p_values) - step):
+            break
+        kept[int(i)] = True
+    return kept
+
+
+def _without_chance_failure(judgement: Judgement, place: int, holds: bool, family: int) -> Judgement:
+    check = judgement.checks[place]
+    if check.verdict != "FAIL" or holds:
+        return judgement
+    detail = f"{check.detail}; but among {family} benchmarks one may look so by chance (Holm, p {check.p_fail:.3f})"
+    softened = replace(check, verdict="INCONCLUSIVE", detail=detail)
+    return replace(judgement, checks=(*judgement.checks[:place], softened, *judgement.checks[place + 1 :]))
+
+
+def _settled(judgement: Judgement) -> Judgement:
+    verdict = _verdict(judgement.checks)
+    return replace(judgement, verdict=verdict, diagnosis=judgement.diagnosis if verdict == "FAIL" else "")
+
+
+def _verdict(checks: Sequence[Check]) -> Verdict:
+    binding = [check.verdict for check in checks if check.severity == "fail"]
+    return "FAIL" if "FAIL" in binding else "INCONCLUSIVE" if "INCONCLUSIVE" in binding else "PASS"
 
 
 def _judge(
-    comparison: dict[str, Any], run: dict[str, Any], rules: Sequence[Rule], alpha: float, scope: str
+    comparison: dict[str, Any], run: dict[str, Any], rules: Sequence[Rule], levels: Levels, config: GateConfig
 ) -> Judgement:
-    checks = tuple(_check(comparison, run, rule, alpha, scope) for rule in rules)
-    binding = [check.verdict for check in checks if check.severity == "fail"]
-    verdict: Verdict = "FAIL" if "FAIL" in binding else "INCONCLUSIVE" if "INCONCLUSIVE" in binding else "PASS"
+    checks = tuple(_check(comparison, run, rule, levels, config.scope) for rule in rules)
+    verdict = _verdict(checks)
     margins = [-rule.limit for rule in rules if rule.metric == "pass" and rule.form == "delta" and rule.at_least]
     pair = _pair(comparison, run, "auto")
-    collapsed = bool(margins) and _collapsed(pair, max(margins[0], 0.0), alpha, scope)
-    return Judgement(
-        run["label"],
-        verdict,
-        _headline(verdict, collapsed, pair, checks),
-        "COLLAPSE" if collapsed else "",
-        checks,
-    )
+    lost = bool(margins) and collapsed(pair, max(margins[0], 0.0), levels.fail, config.scope)
+    headline = _headline(verdict, lost, pair, checks)
+    return Judgement(run["label"], verdict, headline, "COLLAPSE" if lost else "", checks, comparison["task"])
 
 
 def _pair(comparison: dict[str, Any], run: dict[str, Any], against: str) -> dict[str, Any]:
@@ -85,149 +133,79 @@ def _pair(comparison: dict[str, Any], run: dict[str, Any], against: str) -> dict
     return found
 
 
-def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, alpha: float, scope: str) -> Check:
-    pair = _pair(comparison, run, rule.config.against) if rule.form else None
-    if rule.metric == "pass":
-        result = _pass_bounds(pair, run, rule, alpha, scope)
-        unit = "share"
-    else:
-        name = f"{rule.metric}@{rule.at}" if rule.at else rule.metric
-        result = _metric_bounds(pair["metrics"].get(name) if pair else run["metrics"].get(name), name, rule, alpha)
-        unit = METRICS[rule.metric].unit
-    verdict, value, low, high, detail = result
-    if verdict == "PASS" and comparison["prompts"] < TOO_FEW_PROMPTS and not _is_fact(rule):
-        verdict, detail = (
-            "INCONCLUSIVE",
-            f"{comparison['prompts']} prompts are too few for a PASS; use at least {TOO_FEW_PROMPTS}",
-        )
-    against = pair["baseline"] if pair else ""
-    return Check(rule.text, verdict, rule.config.severity, against, value, low, high, unit, detail, rule.config.why)
-
-
-def _is_fact(rule: Rule) -> bool:
-    return rule.metric != "pass" and METRICS[rule.metric].fact and not rule.form
-
-
-def _unmeasured(reason: str) -> Result:
-    return "INCONCLUSIVE", math.nan, math.nan, math.nan, reason
-
-
-def _metric_bounds(entry: dict[str, Any] | None, name: str, rule: Rule, alpha: float) -> Result:
-    if entry is None:
-        return _unmeasured(
-            f"{name} was not measured" + ("; run `odeval score`" if METRICS[rule.metric].table == "tokens" else "")
-        )
-    item = entry["difference"] if rule.form else entry
-    if item["value"] is None:
-        return _unmeasured(f"{name} is unknown: {item['caution']}")
-    value = item["value"]
-    if _is_fact(rule):
-        return _decide(rule, np.array([value]), np.array([value]), np.array([value]), np.array([1]), item["n"])
-    if item["low"] is None:
-        return _unmeasured(f"{name} is {value:.3g}, but without an interval: {item['caution']}")
-    if item["se"] == 0 or item["caution"]:
-        half = value - item["low"] if rule.at_least else item["high"] - value
-    else:
-        half = item["se"] * distributions.t.ppf(1 - alpha, max(item["degrees"], 1))
-    at = np.array([value])
-    return _decide(rule, at, at - half, at + half, np.array([1]), item["n"])
-
-
-def _pass_bounds(pair: dict[str, Any] | None, run: dict[str, Any], rule: Rule, alpha: float, scope: str) -> Result:
-    if pair is None:
-        curve = run["pass_at_k"]
-        wanted = [j for j, k in enumerate(curve["k"]) if rule.at in ("k", str(k))]
-        if not wanted:
-            return _unmeasured(f"pass@{rule.at} was not measured; add it to --ks")
-        columns = {key: np.array([curve[key][j] for j in wanted], dtype=float) for key in ("value", "low", "high")}
-        ks = np.array(curve["k"])[wanted]
-        return _decide(rule, columns["value"], columns["low"], columns["high"], ks, run["completions"])
-    curve, own = pair["pass_at_k"], scope_of(pair, scope)
-    judged = pair["pass_at_k"][scope]["judged"]["k"]
-    wanted = [j for j, k in enumerate(judged) if rule.at in ("k", str(k)) and own.known()[j]]
-    if not wanted:
-        n = min(pair["n"].values())
-        return _unmeasured(
-            f"pass@{rule.at} cannot be judged with {n} samples a prompt: it needs n >= 2k, and k among --ks"
-        )
-    own = own.at(wanted)
-    ks = np.array(judged)[wanted]
-    value = np.array([curve["difference"][curve["k"].index(k)] for k in ks], dtype=float)
-    # Each side has its own half-width: a failure must survive the search over k, a pass must hold at every k.
-    reach = own.half_width(1 - alpha, two_sided=False, simultaneous=False)
-    far = own.half_width(1 - alpha, two_sided=False)
-    low, high = (value - reach, value + far) if rule.at_least else (value - far, value + reach)
-    return _decide(rule, value, low, high, ks, pair["prompts"])
-
-
-def scope_of(pair: dict[str, Any], name: str) -> Scope:
-    """Rebuild a pair's uncertainty from the comparison."""
-    found = pair["pass_at_k"][name]["judged"]
-    return Scope(*(np.array(found[key], dtype=float) for key in ("covariance", "degrees", "trials", "scale")))
-
-
-def _decide(rule: Rule, value: np.ndarray, low: np.ndarray, high: np.ndarray, ks: np.ndarray, prompts: int) -> Result:
-    """Compare bounds [J] with the limit; the point that decides is the one reported."""
-    if not np.isfinite(value).all():
-        return _unmeasured("some prompts have too few graded samples for this k")
-    sign = 1.0 if rule.at_least else -1.0
-    inner, outer = (low, high) if rule.at_least else (high, low)
-    failing = sign * (outer - rule.limit) < 0
-    passing = sign * (inner - rule.limit) >= 0
-    if failing.any():
-        j = int(np.argmin(np.where(failing, sign * (outer - rule.limit), np.inf)))
-        where = f" at k={int(ks[j])}" if rule.metric == "pass" else ""
-        bound = f"{'at most' if rule.at_least else 'at least'} {_signed(rule, outer[j])}"
-        text = f"{_signed(rule, value[j])}{where}, {bound}: beyond {rule.limit:g}"
-        return "FAIL", float(value[j]), float(low[j]), float(high[j]), text
-    j = int(np.argmin(sign * (inner - rule.limit)))
-    where = f" at k={int(ks[j])}" if rule.metric == "pass" else ""
-    bound = f"{_signed(rule, value[j])}{where}, {'at least' if rule.at_least else 'at most'} {_signed(rule, inner[j])}"
-    if passing.all():
-        return "PASS", float(value[j]), float(low[j]), float(high[j]), f"{bound}: inside {rule.limit:g}"
-    return (
-        "INCONCLUSIVE",
-        float(value[j]),
-        float(low[j]),
-        float(high[j]),
-        f"{bound}, limit {rule.limit:g}: {_settle(value[j], inner[j], rule, prompts)}",
+def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, levels: Levels, scope: str) -> Check:
+    # The share of the gain that is inherited is a statement about the teacher, whatever the baseline is.
+    against = "teacher" if rule.form == "inherited" and rule.config.against == "auto" else rule.config.against
+    pair = _pair(comparison, run, against) if rule.form else None
+    found = bounds_of(run, pair, rule, levels, scope)
+    verdict, j, detail = _decide(rule, found)
+    fact = rule.metric != "pass" and METRICS[rule.metric].fact and not rule.form
+    if verdict == "PASS" and comparison["prompts"] < TOO_FEW_PROMPTS and not fact:
+        verdict = "INCONCLUSIVE"
+        detail = f"{comparison['prompts']} prompts are too few for a PASS; use at least {TOO_FEW_PROMPTS}"
+    value, low, high = math.nan, math.nan, math.nan
+    if j is not None:
+        value, low, high = (float(x[j]) for x in (found.value, found.inner, found.outer))
+    low, high = (low, high) if rule.at_least else (high, low)
+    return Check(
+        rule=rule.text,
+        verdict=verdict,
+        severity=rule.config.severity,
+        against=pair["baseline"] if pair else "",
+        value=value,
+        low=low,
+        high=high,
+        unit="share" if rule.metric == "pass" else METRICS[rule.metric].unit,
+        detail=detail,
+        why=rule.config.why,
+        k=None if j is None or not found.ks[j] else int(found.ks[j]),
+        p_fail=found.p_fail,
     )
 
 
+def _decide(rule: Rule, found: Bounds) -> tuple[Verdict, int | None, str]:
+    """Compare the bounds with the limit; the point that decides is the one reported."""
+    if found.problem:
+        return "INCONCLUSIVE", None, found.problem
+    sign = 1.0 if rule.at_least else -1.0
+    beyond = sign * (found.outer - rule.limit)
+    inside = sign * (found.inner - rule.limit)
+    if (beyond < 0).any():
+        j = int(np.argmin(beyond))
+        side = "at most" if rule.at_least else "at least"
+        return "FAIL", j, f"{_said(rule, found, j)}, {side} {_signed(rule, found.outer[j])}: beyond {rule.limit:g}"
+    j = int(np.argmin(inside))
+    side = "at least" if rule.at_least else "at most"
+    text = f"{_said(rule, found, j)}, {side} {_signed(rule, found.inner[j])}"
+    if (inside >= 0).all():
+        return "PASS", j, f"{text}: inside {rule.limit:g}"
+    return "INCONCLUSIVE", j, f"{text}, limit {rule.limit:g}: {_settle(rule, found, j)}"
+
+
+def _said(rule: Rule, found: Bounds, j: int) -> str:
+    return _signed(rule, found.value[j]) + (f" at k={int(found.ks[j])}" if found.ks[j] else "")
+
+
 def _signed(rule: Rule, value: float) -> str:
-    return f"{value:+.3f}" if rule.form else f"{value:.3f}"
+    return f"{value:+.3f}" if rule.form == "delta" else f"{value:.3f}"
 
 
-def _settle(value: float, inner: float, rule: Rule, prompts: int) -> str:
+def _settle(rule: Rule, found: Bounds, j: int) -> str:
     """Say how many prompts would decide, if the truth is what was measured."""
-    distance = (value - rule.limit) if rule.at_least else (rule.limit - value)
-    if distance <= 0:
-        distance = abs(distance) or math.inf
-    needed = prompts * (abs(value - inner) / distance) ** 2 if math.isfinite(distance) else math.inf
-    if needed > 100 * prompts:
+    needed = prompts_needed(found.value[j], found.inner[j], rule.limit, found.prompts)
+    if needed > 100 * found.prompts:
         return "the measured value lies at the limit; more prompts will hardly settle it"
-    return f"about {math.ceil(max(needed, prompts + 1) / 10) * 10} prompts would settle it at this value"
+    return f"about {math.ceil(max(needed, found.prompts + 1) / 10) * 10} prompts would settle it at this value"
 
 
-def _collapsed(pair: dict[str, Any], margin: float, alpha: float, scope: str) -> bool:
-    """pass@1 is not shown to be worse, and some larger k is worse by more than the margin."""
-    curve, own = pair["pass_at_k"], scope_of(pair, scope)
-    judged = curve[scope]["judged"]["k"]
-    if 1 not in judged or len(judged) < 2:
-        return False
-    value = np.array([curve["difference"][curve["k"].index(k)] for k in judged], dtype=float)
-    high = value + own.half_width(1 - alpha, two_sided=False)
-    return bool(high[0] >= 0 and (high[1:] < -margin).any())
-
-
-def _headline(verdict: Verdict, collapsed: bool, pair: dict[str, Any], checks: Sequence[Check]) -> str:
+def _headline(verdict: Verdict, lost: bool, pair: dict[str, Any], checks: Sequence[Check]) -> str:
     curve = pair["pass_at_k"]
     first, last = curve["difference"][0], curve["difference"][-1]
     k = curve["k"][-1]
     if first is None or last is None:
         return "the pass@k curve is not known"
     change = f"pass@1 {100 * first:+.1f} points, pass@{k} {100 * last:+.1f} against {pair['baseline']}"
-    if collapsed:
+    if lost:
         return f"lost coverage while pass@1 held: {change}"
     if verdict == "FAIL":
         failed = next(check for check in checks if check.verdict == "FAIL" and check.severity == "fail")
@@ -237,15 +215,15 @@ def _headline(verdict: Verdict, collapsed: bool, pair: dict[str, Any], checks: S
     return f"no loss found at any k: {change}"
 
 
-def as_json(judgements: Sequence[Judgement], rules: GateConfig) -> dict[str, Any]:
+def as_json(judgements: Sequence[Judgement], rules: GateConfig | None = None) -> dict[str, Any]:
     """The verdict file. NaN becomes null."""
+    rules = rules or default_rules({"runs": []})
     worst = overall(judgements)
     rows = [asdict(judgement) for judgement in judgements]
     for row in rows:
         for check in row["checks"]:
-            for key in ("value", "low", "high"):
-                check[key] = check[key] if math.isfinite(check[key]) else None
-    return {"schema": SCHEMA, "verdict": worst, "alpha": rules.alpha, "candidates": rows}
+            check |= {key: None for key in ("value", "low", "high") if not math.isfinite(check[key])}
+    return {"schema": SCHEMA, "verdict": worst, "alpha": rules.alpha, "scope": rules.scope, "candidates": rows}
 
 
 def overall(judgements: Sequence[Judgement]) -> Verdict:

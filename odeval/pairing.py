@@ -95,7 +95,7 @@ def _shares(
     """Candidate over baseline: of pass@k itself, and of the gain pass@k − pass@1 that sampling brings."""
     names = np.asarray(prompt_ids, dtype=object)
     grid = [1, *(k for k in ks if k > 1)]
-    base, cand = (linearise(curve_per_prompt(run, names, grid), names, groups) for run in counts)
+    base, cand = (linearise(curve_per_prompt(run, names, grid), prompt_ids, groups) for run in counts)
     gains = [replace(run, value=run.value - run.value[0], psi=run.psi - run.psi[:, :1]) for run in (base, cand)]
     ratio = estimate(cand.over(base), confidence, (0.0, np.inf))
     inherited = estimate(gains[1].over(gains[0]), confidence)
@@ -108,7 +108,7 @@ def _shares(
 
 
 def _solved(counts: Sequence[Counts], prompt_ids: Sequence[str]) -> dict[str, Any]:
-    found = overlap(*counts)
+    found = overlap(counts[0], counts[1])
     names = np.asarray(prompt_ids, dtype=object)
     return {
         "both": found.both,
@@ -178,8 +178,10 @@ def number(item: Estimate) -> dict[str, Any]:
     return {key: value if isinstance(value, int | str) else plain(value) for key, value in asdict(item).items()}
 
 
-def columns(items: Sequence[Estimate]) -> dict[str, list[float | None]]:
-    return {key: [plain(getattr(item, key)) for item in items] for key in ("value", "low", "high")}
+def columns(items: Sequence[Estimate]) -> dict[str, list[Any]]:
+    """Estimates as one list a field."""
+    rows = [number(item) for item in items]
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def plain(value: Any) -> Any:

@@ -157,14 +157,22 @@ def _score_batch(
         states = model.hidden(ids_BT.to(model.device), mask_BT.to(model.device).long())
         hidden.append(states[predicting_BT.to(model.device)])
     chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * student.vocab_size))
-    tile = max(1, _TILE.get(student.device.type, 2**16) // student.vocab_size)
     pieces: list[TokenScores] = []
     for student_NH, teacher_NH, ids_N in zip(*(torch.split(x, chunk) for x in (*hidden, targets_N)), strict=True):
-        student_NV = student.logits_at(student_NH)
-        teacher_NV = teacher.logits_at(teacher_NH).to(student_NV.device)
-        ids = ids_N.to(student_NV.device)
-        pieces += map(score_tokens, *(torch.split(x, tile) for x in (student_NV, teacher_NV, ids)))
-    return TokenScores(*(torch.cat(column).float().cpu() for column in zip(*pieces, strict=True)))
+        pieces += _score_chunk(student, teacher, student_NH, teacher_NH, ids_N)
+    return TokenScores(*(torch.cat(column).cpu() for column in zip(*pieces, strict=True)))
+
+
+def _score_chunk(
+    student: HfModel, teacher: HfModel, student_NH: torch.Tensor, teacher_NH: torch.Tensor, ids_N: torch.Tensor
+) -> list[TokenScores]:
+    """The only place that holds logits; they are gone before the next chunk's are made."""
+    student_NV = student.logits_at(student_NH)
+    teacher_NV = teacher.logits_at(teacher_NH).to(student_NV.device)
+    tile = max(1, _TILE.get(student_NV.device.type, _TILE["cpu"]) // student.vocab_size)
+    return list(
+        map(score_tokens, *(torch.split(x, tile) for x in (student_NV, teacher_NV, ids_N.to(student_NV.device))))
+    )
 
 
 def _half(values: torch.Tensor) -> torch.Tensor:

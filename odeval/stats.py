@@ -171,21 +171,48 @@ def sup_t(
     Source:
         Montiel Olea and Plagborg-Møller 2019, simultaneous confidence bands, algorithm 1, by simulation.
     """
+    draws = _process(covariance, degrees, seed)
+    if draws is None:
+        return float("nan")
+    single = distributions.norm if degrees is None else distributions.t(max(degrees, 1))
+    peak = np.abs(draws).max(1) if two_sided else draws.max(1)
+    return float(max(np.quantile(peak, confidence), single.ppf(0.5 + confidence / 2 if two_sided else confidence)))
+
+
+def sup_tail(covariance: np.ndarray, value: float, seed: int = 0) -> float:
+    """Chance that the maximum of the Gaussian process exceeds a value: the inverse of one-sided `sup_t`.
+
+    Args:
+        covariance: [J, J].
+        value: In standard deviations.
+        seed: Of the simulation.
+
+    Returns:
+        A probability, bounded by J times the single tail where the simulation sees too few exceedances.
+    """
+    draws = _process(covariance, None, seed)
+    single = float(distributions.norm.sf(value))
+    if draws is None:
+        return single
+    seen = float((draws.max(1) >= value).mean())
+    return seen if seen * _DRAWS >= 20 else min(1.0, single * draws.shape[1])
+
+
+def _process(covariance: np.ndarray, degrees: int | None, seed: int) -> np.ndarray | None:
+    """Draw the standardised process with this covariance, [draws, live points]; None when no point varies."""
     variance = np.diag(covariance)
     live = np.isfinite(variance) & (variance > _MAX_EXACT**2)
     if not live.any():
-        return float("nan")
+        return None
     spread = np.sqrt(variance[live])
     correlation = covariance[np.ix_(live, live)] / np.outer(spread, spread)
     weights, vectors = np.linalg.eigh(correlation)
     factor = vectors * np.sqrt(np.maximum(weights, 0.0))
     generator = np.random.default_rng(seed)
-    draws = generator.standard_normal((_DRAWS, len(spread))) @ factor.T
-    single = distributions.norm if degrees is None else distributions.t(max(degrees, 1))
+    draws: np.ndarray = generator.standard_normal((_DRAWS, len(spread))) @ factor.T
     if degrees is not None:
         draws /= np.sqrt(generator.chisquare(max(degrees, 1), size=(_DRAWS, 1)) / max(degrees, 1))
-    peak = np.abs(draws).max(1) if two_sided else draws.max(1)
-    return float(max(np.quantile(peak, confidence), single.ppf(0.5 + confidence / 2 if two_sided else confidence)))
+    return draws
 
 
 def digits(item: Estimate) -> int:

@@ -49,10 +49,7 @@ class RunFolder:
         self.path = Path(path)
         self.samples = self.path / "samples"
         self.grades = self.path / "grades.parquet"
-
-    @property
-    def label(self) -> str:
-        return self.path.resolve().name
+        self.label = self.path.resolve().name  # what comparisons call it
 
     def tokens(self, trajectory: str) -> Path:
         return self.path / "tokens" / f"trajectory={trajectory}"
@@ -204,6 +201,7 @@ def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> No
         compression="zstd",
         use_dictionary=["prompt_id", *(c for c in ("finish_reason", "why") if c in table.column_names)],
         column_encoding=dict.fromkeys(stream, "BYTE_STREAM_SPLIT") or None,
+        write_page_checksum=True,
     )
     write_bytes(path, sink.getvalue().to_pybytes())
 
@@ -215,7 +213,8 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         OdevalError: It is damaged.
     """
     with _damage(path):
-        return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+        wanted = None if columns is None else list(columns)
+        return pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
 
 
 def part_provenance(path: Path) -> dict[str, Any]:
@@ -226,7 +225,7 @@ def part_provenance(path: Path) -> dict[str, Any]:
     """
     with _damage(path):
         found = pq.read_schema(path).metadata or {}
-    record: dict[str, Any] = json.loads(found.get(b"provenance", b"{}"))
+        record: dict[str, Any] = json.loads(found.get(b"provenance", b"{}"))
     return record
 
 
@@ -234,7 +233,7 @@ def part_provenance(path: Path) -> dict[str, Any]:
 def _damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OdevalError(f"{path}: damaged ({reason}); delete it and rerun the stage that wrote it") from error
 

@@ -68,7 +68,7 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
             f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in "
             f"{reference.label}, {len(extra)} only in {other.label} (first {named}); sample both on the same task"
         )
-    for prompt_id in reference.contents.keys() & other.contents.keys():
+    for prompt_id in sorted(reference.contents.keys() & other.contents.keys()):
         if other.contents[prompt_id] != reference.contents[prompt_id]:
             raise OdevalError(
                 f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; "

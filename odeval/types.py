@@ -30,9 +30,7 @@ SAMPLES = pa.schema(
         pa.field("seed", pa.uint64()),
         pa.field("prompt_token_ids", pa.list_(pa.int32())),
         pa.field("token_ids", pa.list_(pa.int32())),
-        pa.field(
-            "logprobs", pa.list_(pa.float32())
-        ),  # the engine's own, at temperature 1; null if it gave none
+        pa.field("logprobs", pa.list_(pa.float32())),  # the engine's own, at temperature 1; null if it gave none
         pa.field("completion", pa.string()),
         pa.field("finish_reason", pa.string(), nullable=False),
     ]
@@ -217,9 +215,7 @@ class PerPrompt:
 
     def frame(self) -> pd.DataFrame:
         """The sums as a table indexed by prompt_id (scalar metrics only)."""
-        return pd.DataFrame(
-            {"numerator": self.numerator, "denominator": self.denominator}, index=self.prompt_ids
-        )
+        return pd.DataFrame({"numerator": self.numerator, "denominator": self.denominator}, index=self.prompt_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +260,8 @@ class Check:
         unit: Of value and bounds.
         detail: How the verdict follows from the bounds, in words.
         why: The rule's own reason.
+        k: Of the point that decided, None where the rule has none.
+        p_fail: Smallest one-sided level at which the rule fails.
     """
 
     rule: str
@@ -276,6 +274,8 @@ class Check:
     unit: str
     detail: str
     why: str
+    k: int | None = None
+    p_fail: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +288,7 @@ class Judgement:
         headline: What happened, in one sentence.
         diagnosis: "COLLAPSE" when pass@1 is no worse and some larger k is worse by more than the margin.
         checks: Every rule.
+        benchmark: Task of the comparison.
     """
 
     candidate: str
@@ -295,3 +296,4 @@ class Judgement:
     headline: str
     diagnosis: str
     checks: tuple[Check, ...]
+    benchmark: str = ""

@@ -33,17 +33,29 @@ def visible(text: str, most: int | None = None, lines: bool = False) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Cut a name in its middle: names of checkpoints differ at both ends.
+    """Cut a name in its middle, because names of checkpoints differ at both ends.
+
+    Args:
+        text: A name.
+        most: Columns it may take; wide East Asian characters take two.
 
     Example:
         >>> shortened("checkpoint-reverse-kl-step-4000", 17)
         'checkpoi…tep-4000'
     """
     shown = visible(text)
-    if len(shown) <= most:
+    if _columns(shown) <= most:
         return shown
-    head = most // 2
-    return shown[:head] + "…" + shown[head + 1 - most :]
+    start, end = 0, len(shown)
+    while _columns(shown[: start + 1]) <= most // 2:
+        start += 1
+    while _columns(shown[end - 1 :]) <= most - 1 - most // 2:
+        end -= 1
+    return f"{shown[:start]}…{shown[end:]}"
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _glyph(character: str) -> str:

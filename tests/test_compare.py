@@ -43,7 +43,9 @@ def test_solved_sets_and_lost_prompts(tmp_path: Path) -> None:
     old = write_run(tmp_path / "old", [[True] * 8, [True] + [False] * 7, [False] * 8, [False] * 8])
     new = write_run(tmp_path / "new", [[True] * 8, [False] * 8, [True] * 8, [False] * 8])
     found = compare([new], baseline=old)["pairs"][0]
-    assert found["solved"] == {"both": 1, "baseline_only": 1, "candidate_only": 1, "neither": 1}
+    assert all(found["solved"][key] == 1 for key in ("both", "baseline_only", "candidate_only", "neither"))
+    assert found["solved"]["gained_beyond_chance"] == ["p00002"]  # 0 of 8 to 8 of 8; 1 of 8 to 0 of 8 is no news
+    assert found["solved"]["lost_beyond_chance"] == []
     (lost,) = found["lost_prompts"]
     assert lost["prompt_id"] == "p00001"
     assert lost["prompt"] == "question 1"

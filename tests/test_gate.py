@@ -10,8 +10,7 @@ from synthetic import draws, write_run
 from odeval.compare import compare
 from odeval.config import GateConfig, RuleConfig
 from odeval.errors import CannotJudge
-from odeval.gate import as_json, exit_code, judge, overall
-from odeval.rules import DEFAULT_RULES
+from odeval.gate import as_json, exit_code, judge, judge_all, overall
 
 
 def comparison(
@@ -114,16 +113,20 @@ def test_distrusted_runs_are_not_judged(tmp_path: Path) -> None:
         judge(found)
 
 
-def test_default_rules_apply_to_a_comparison_without_scores(tmp_path: Path) -> None:
-    """retention is a warning; unmeasured it must neither pass nor decide."""
-    judgement = judge(comparison(tmp_path, prompts=400, n=64))[0]
+def test_default_rules_are_those_the_runs_can_answer(tmp_path: Path) -> None:
+    """Without scores nothing is known of branch points; a rule the user wrote himself stays and is inconclusive."""
+    found = comparison(tmp_path, prompts=400, n=64)
+    judgement = judge(found)[0]
     assert judgement.verdict == "PASS"
-    assert {check.rule: check.verdict for check in judgement.checks}["retention@teacher >= 0.8"] == "INCONCLUSIVE"
+    assert [check.rule.split()[0] for check in judgement.checks] == [
+        "pass@k.delta", "truncated_fraction", "ungraded_fraction",
+    ]  # fmt: skip
+    assert gate(found, "pass@k.delta >= -0.03", "retention@teacher >= 0.8").verdict == "INCONCLUSIVE"
 
 
 def test_verdict_file_and_exit_code_come_from_one_object(tmp_path: Path) -> None:
     judgements = judge(comparison(tmp_path, power=3.0))
-    assert as_json(judgements, DEFAULT_RULES)["verdict"] == overall(judgements) == "FAIL"
+    assert as_json(judgements)["verdict"] == overall(judgements) == "FAIL"
     assert exit_code("FAIL") == exit_code("FAIL", strict=True) == 1
     assert (exit_code("PASS"), exit_code("INCONCLUSIVE"), exit_code("INCONCLUSIVE", strict=True)) == (0, 0, 3)
 
@@ -136,3 +139,66 @@ def test_no_change_rarely_fails(tmp_path: Path) -> None:
         found = comparison(tmp_path, prompts=60, n=8, seed=seed)
         failed += gate(found, "pass@k.delta >= 0").verdict == "FAIL"
     assert failed / repetitions <= alpha + 3 * np.sqrt(alpha * (1 - alpha) / repetitions)
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict"),
+    [
+        ("pass@k.ratio >= 0.5", "PASS"),
+        ("pass@16.ratio >= 0.99", "FAIL"),
+        ("distinct_correct.ratio >= 0.5", "PASS"),
+        ("pass@16.inherited >= 0.9", "FAIL"),
+        ("pass@k.inherited >= 0.2", "PASS"),
+    ],
+)
+def test_ratios_and_inherited_gain(tmp_path: Path, rule: str, verdict: str) -> None:
+    rates = np.random.default_rng(7).beta(0.7, 1.0, 200)
+    odds = (rates / (1 - rates)) ** 3
+    teacher = write_run(tmp_path / "teacher", draws(rates, 32, 0), block=50)
+    student = write_run(tmp_path / "student", draws(odds / (1 + odds), 32, 1), block=50)
+    (check,) = gate(compare([student], teacher=teacher), rule).checks
+    assert check.verdict == verdict, check
+
+
+def test_inherited_gain_is_the_ratio_of_what_sampling_adds(tmp_path: Path) -> None:
+    teacher = write_run(tmp_path / "teacher", [[True] + [False] * 7, [True] * 8] * 40)
+    student = write_run(tmp_path / "student", [[False] * 8, [True] * 8] * 20 + [[True] + [False] * 7, [True] * 8] * 20)
+    curve = compare([student], teacher=teacher)["pairs"][0]["pass_at_k"]
+    j = curve["shares_k"].index(8)
+    assert curve["gain"]["baseline"][j] == pytest.approx(0.5 * 7 / 8)
+    assert curve["inherited"][j]["value"] == pytest.approx(0.5)
+    assert curve["inherited"][0]["value"] is None  # at k = 1 there is nothing to inherit
+
+
+def test_a_ratio_to_nothing_is_unknown(tmp_path: Path) -> None:
+    teacher = write_run(tmp_path / "teacher", [[False] * 8] * 60)
+    student = write_run(tmp_path / "student", draws(np.full(60, 0.5), 8, 0))
+    (check,) = gate(compare([student], teacher=teacher), "pass@k.ratio >= 0.9").checks
+    assert check.verdict == "INCONCLUSIVE"
+    assert "unknown" in check.detail
+
+
+def test_p_value_is_where_the_verdict_turns(tmp_path: Path) -> None:
+    """FAIL at a level just above p_fail, not just below: the bound and the p value are one thing."""
+    found = comparison(tmp_path, prompts=120, n=16, power=1.3)
+    rule = RuleConfig(rule="pass@k.delta >= -0.03")
+    p_fail = judge(found, GateConfig(rules=(rule,)))[0].checks[0].p_fail
+    assert 0.001 < p_fail < 0.4
+    for factor, verdict in ((1.1, "FAIL"), (0.9, "INCONCLUSIVE")):
+        assert judge(found, GateConfig(alpha=min(p_fail * factor, 0.49), rules=(rule,)))[0].verdict == verdict
+
+
+def test_one_chance_failure_among_many_benchmarks_is_not_a_failure(tmp_path: Path) -> None:
+    found = comparison(tmp_path, prompts=120, n=16, power=1.3)
+    fine = comparison(tmp_path, prompts=150, n=16, seed=1)
+    fine["runs"][-1]["label"] = fine["pairs"][0]["candidate"] = found["runs"][-1]["label"]
+    rule = RuleConfig(rule="pass@k.delta >= -0.03")
+    p_fail = judge(found, GateConfig(rules=(rule,)))[0].checks[0].p_fail
+    rules = GateConfig(alpha=min(1.5 * p_fail, 0.49), rules=(rule,))
+    assert judge_all([found], rules)[0].verdict == "FAIL"
+    together = judge_all([found, fine], rules)
+    assert [judgement.verdict for judgement in together][0] == "INCONCLUSIVE"
+    assert "by chance (Holm" in together[0].checks[0].detail
+    certain = comparison(tmp_path, power=3.0, seed=2)
+    certain["runs"][-1]["label"] = certain["pairs"][0]["candidate"] = found["runs"][-1]["label"]
+    assert judge_all([certain, fine, fine], rules)[0].verdict == "FAIL"

@@ -7,56 +7,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from page_reader import Page, contrast, invented
 from report_data import Audit, audited, changed, without_numbers
 
 from odeval.report import render_html, render_markdown, write_report
+from odeval.report.view import next_step
 
 ROOT = Path(__file__).parent.parent
-VOID = {"meta", "link", "br", "hr", "img", "input", "use", "path", "image"}
 HOSTILE = "<script>alert(1)</script></style>\x1b[31m\x00\u202eevil\u200b'\"`|$x$ ]] &amp; \ud800 {{ 7*7 }} ⟨👩\u200d🚀"
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: elements nest, and texts are told apart from axis ticks."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[tuple[str, dict[str, str | None]]] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append((tag, dict(attrs)))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1]}"
-            self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        inside = [tag for tag, _ in self.open]
-        ticks = any("tick_" in (attributes.get("id") or "") for _, attributes in self.open)
-        if "style" not in inside and not ticks and data.strip():
-            self.texts.append(data.strip())
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.texts)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +25,9 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
     folder = tmp_path_factory.mktemp("audits")
     return {
         "one": audited(folder / "one", {"collapsed": "collapsed"}),
-        "several": audited(folder / "several", {"rkl": "collapsed", "fkl": "faithful", "mix": "close"}, prompts=60, n=8),
+        "several": audited(
+            folder / "several", {"rkl": "collapsed", "fkl": "faithful", "mix": "close"}, prompts=60, n=8
+        ),
         "teacher only": audited(folder / "teacher", {"close": "close"}, baseline=False, prompts=60, n=8),
         "baseline only": audited(folder / "start", {"faithful": "faithful"}, teacher=False, prompts=60, n=8),
         "not scored": audited(folder / "plain", {"close": "close"}, tokens=False, prompts=60, n=8),
@@ -75,40 +38,6 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
 @pytest.fixture(params=["one", "several", "teacher only", "baseline only", "not scored", "one k"])
 def audit(request: pytest.FixtureRequest, audits: dict[str, Audit]) -> Audit:
     return audits[request.param]
-
-
-def numbers_in(text: str) -> Iterator[tuple[float, int]]:
-    """Each number of a text with its decimals; parts of words, versions and hashes are no numbers."""
-    for found in re.finditer(r"(?<![\w@.:-])[+−-]?(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w@]|\.\d)", text):
-        shown = found[1]
-        yield float(shown), len(shown.partition(".")[2]) if "e" not in shown else 9
-
-
-def stored(value: Any) -> Iterator[float]:
-    """Every number of the inputs that a page may show, those inside texts included; not what only figures draw."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key not in ("survival", "covariance", "counts", "trials", "scale", "degrees"):
-                yield from stored(key)
-                yield from stored(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from stored(item)
-    elif isinstance(value, str):
-        yield from (number for number, _ in numbers_in(value))
-        yield from (float(number) for number in re.findall(r"\d+", value))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield abs(float(value))
-
-
-def invented(page: str, audit: Audit) -> list[str]:
-    """Numbers of the page that stand in neither input, up to rounding and percent."""
-    known = np.unique([scale * number for part in audit for number in stored(part) for scale in (1, 100)])
-    return [
-        f"{number:g}"
-        for number, places in numbers_in(Page(page).text)
-        if np.abs(known - number).min() > 0.5 * 10**-places + 1e-9
-    ]
 
 
 def test_every_number_on_the_page_stands_in_the_inputs(audit: Audit) -> None:
@@ -158,7 +87,7 @@ def test_the_first_screen_says_what_happened(audits: dict[str, Audit]) -> None:
         "odeval audit NEW_STUDENT",
         "pass@1 against start",
         "pass@16 against start",
-        "judged up to k = 8",
+        "decided at k = 8, the last one judged",
         "solved by teacher, never by the candidate",
         "never is 0 of 16: the true rate may be up to 17.1%",
         "Branch points kept",
@@ -169,9 +98,47 @@ def test_the_first_screen_says_what_happened(audits: dict[str, Audit]) -> None:
     assert f"{lost} of {solved}" in text
 
 
+@pytest.mark.parametrize(
+    ("verdict", "detail", "command", "expected"),
+    [
+        ("PASS", "", "odeval audit s", "odeval gate COMPARISON --strict"),
+        (
+            "INCONCLUSIVE",
+            "about 900 prompts would settle it",
+            "odeval audit s --out o",
+            "odeval audit s --out o --limit MORE_PROMPTS",
+        ),
+        ("INCONCLUSIVE", "cannot be judged with 8 samples a prompt", "odeval demo", "odeval demo -n MORE_SAMPLES"),
+        ("INCONCLUSIVE", "", "odeval compare a b", "odeval gate COMPARISON"),
+        (
+            "FAIL",
+            "",
+            "odeval audit m/s --teacher 'm/a t' --out o",
+            "odeval audit NEW_STUDENT --teacher 'm/a t' --out o",
+        ),
+        ("FAIL", "", "odeval compare a b", "odeval audit NEW_STUDENT --teacher 'm/a t' --task maze"),
+    ],
+)
+def test_the_next_command_follows_from_the_verdict(verdict: str, detail: str, command: str, expected: str) -> None:
+    runs = [{"role": "teacher", "model": {"path": "m/a t"}}, {"role": "candidate", "model": {"path": "m/s"}}]
+    comparison = {"runs": runs, "task": "maze", "provenance": {"command": command}}
+    assert next_step(comparison, verdict, {"detail": detail})[1] == expected
+
+
+def test_the_band_is_of_the_scope_that_was_judged(audits: dict[str, Audit]) -> None:
+    comparison, verdict = changed(audits["one"])
+    for scope in ("population", "benchmark"):
+        verdict["scope"] = scope
+        question = comparison["pairs"][0]["pass_at_k"][scope]["question"]
+        text = Page(render_html(comparison, verdict)).text
+        assert f"at once and answers: {question} A CI" in text
+        assert f"at once and answers: {question} A difference" in text
+
+
 def test_several_candidates_are_one_verdict_and_a_row_each(audits: dict[str, Audit]) -> None:
     page = render_html(*audits["several"])
-    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td><span class="mark (\w+)">', page)
+    table = page[page.index('class="candidates"') :].partition("</table>")[0]
+    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td><span class="mark (\w+)">', table)
     verdicts = [(one["candidate"], one["verdict"]) for one in audits["several"][1]["candidates"]]
     assert [name for name, _ in rows] == [name for name, _ in verdicts] == ["rkl", "fkl", "mix"]
     assert [kind for _, kind in rows] == [{"PASS": "pass", "FAIL": "fail"}.get(word, "open") for _, word in verdicts]
@@ -194,7 +161,11 @@ def test_trust_comes_first_when_anything_is_not_ok(audits: dict[str, Audit]) -> 
 
 def test_hostile_texts_change_nothing(audits: dict[str, Audit]) -> None:
     comparison, verdict = audits["one"]
-    text = json.dumps([comparison, verdict]).replace('"collapsed"', json.dumps(HOSTILE)).replace('"toy"', json.dumps(HOSTILE))
+    text = (
+        json.dumps([comparison, verdict])
+        .replace('"collapsed"', json.dumps(HOSTILE))
+        .replace('"toy"', json.dumps(HOSTILE))
+    )
     comparison, verdict = json.loads(text)
     for pair in comparison["pairs"]:
         for row in pair["lost_prompts"]:
@@ -210,17 +181,17 @@ def test_hostile_texts_change_nothing(audits: dict[str, Audit]) -> None:
     assert len(page.encode()) < 250_000
     assert "wordword…" in page
     markdown = render_markdown(comparison, verdict)
-    assert "<" not in re.sub(r"(`+) .*? \1|\\<", "", markdown)
+    assert "<" not in re.sub(r"(`+).*?\1|\\<", "", markdown)
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e\ud800]", markdown)
 
 
 def test_unknown_numbers_are_never_zero(audits: dict[str, Audit]) -> None:
     comparison, verdict = audits["one"]
-    verdict = without_numbers(verdict, ("alpha",))
-    page = render_html(without_numbers(comparison), verdict)
-    assert page.count("n/a") > 50
-    assert not re.search(r">[+−]?0(\.0+)?%?<", page)
-    assert "collapsed against start: not known." in Page(page).text
+    page = render_html(without_numbers(comparison), without_numbers(verdict, ("alpha",)))
+    texts = Page(page).texts
+    assert sum("n/a" in text for text in texts) > 100
+    assert not [text for text in texts if re.fullmatch(r"[+−]?0(\.0+)?%?|0 of \d+|.*None.*|.*nan.*", text)]
+    assert "collapsed against start: not known." in texts
 
 
 def test_a_caution_stands_beside_its_number(audits: dict[str, Audit]) -> None:
@@ -262,7 +233,9 @@ def test_thirty_candidates_and_long_names_stay_small(audits: dict[str, Audit]) -
 
 def test_markdown_twin_holds_verdict_numbers_rules_and_command(audit: Audit) -> None:
     text = render_markdown(*audit)
-    assert text.startswith(f"# {'✓✕?'[('PASS', 'FAIL', 'INCONCLUSIVE').index(audit[1]['verdict'])]} {audit[1]['verdict']}")
+    assert text.startswith(
+        f"# {'✓✕?'[('PASS', 'FAIL', 'INCONCLUSIVE').index(audit[1]['verdict'])]} {audit[1]['verdict']}"
+    )
     for check in audit[1]["candidates"][0]["checks"]:
         assert f"`{check['rule']}`" in text
     assert audit[0]["provenance"]["command"] in text
@@ -282,15 +255,3 @@ def test_colours_of_texts_can_be_read() -> None:
     assert len(inks) == 5
     for paper in ("#ffffff", *re.findall(r"background: (#\w{6})", css), *re.findall(r"--wash: (#\w{6})", css)):
         assert min(contrast(ink, paper) for ink in inks) >= 4.5, paper
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2 contrast of two colours."""
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(color: str) -> float:
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

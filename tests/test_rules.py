@@ -6,7 +6,7 @@ import pytest
 
 from odeval.config import GateConfig, RuleConfig, load_yaml
 from odeval.errors import OdevalError
-from odeval.rules import DEFAULT_RULES, parse_rule
+from odeval.rules import default_rules, parse_rule
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,9 @@ def test_parsed_fields() -> None:
 
 
 def test_default_rules_parse() -> None:
-    assert [parse_rule(rule).text for rule in DEFAULT_RULES.rules]
+    metrics = dict.fromkeys(["retention@teacher", "truncated_fraction", "ungraded_fraction"])
+    rules = default_rules({"runs": [{"role": "candidate", "metrics": metrics}]}).rules
+    assert len([parse_rule(rule).text for rule in rules]) == 4
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from odeval.tasks.worlds import SPECIALS
 from odeval.testbed import WORLDS
 from odeval.testbed.build import tiny_llama, tiny_tokenizer
 
-WORDS = [f"w{i}" for i in range(27)]
+WORDS = [f"w{i}" for i in range(28)]
 VOCAB = len(SPECIALS) + len(WORDS)
 EOS = SPECIALS.index("<eos>")
 _SHAPE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from odeval.commands.options import emit, parse_ks
 from odeval.errors import CannotJudge, OdevalError
@@ -39,32 +40,65 @@ def compare(
 
 
 def gate(
-    comparison: Path,
-    /,
-    *,
-    rules: Path | None = None,
-    out: Path | None = None,
-    strict: bool = False,
+    candidate: Path, /, *, baseline: Path | None = None, teacher: Path | None = None, rules: Path | None = None,
+    ks: str | None = None, allow_mismatch: list[str] | None = None, out: Path | None = None, strict: bool = False,
     json: bool = False,
-) -> int:
-    """Judge a comparison by rules; the exit code is the verdict.
+) -> int:  # fmt: skip
+    """Judge a candidate by rules; the exit code is the verdict.
 
     Args:
-        comparison: comparison.json, or a folder that holds one.
+        candidate: A run folder, a log or a counts file; with --baseline also a folder of several, one a benchmark,
+            matched by name. Without --baseline and --teacher: comparison.json, or a folder that holds it.
+        baseline: What the candidate must not be worse than: run folder, log, counts file, or a folder of several.
+        teacher: The teacher's run, log or counts.
         rules: YAML file; sensible default rules otherwise.
-        out: Write verdict.json here.
+        ks: Comma-separated k, or all; powers of two by default.
+        allow_mismatch: Sampling settings that may differ.
+        out: Folder for comparison, verdict and report.
         strict: Exit 3 when the verdict is inconclusive.
         json: Print verdict.json on stdout and nothing else.
     """
+    from odeval.compare import CompareSettings, compare
     from odeval.config import GateConfig, load_yaml
-    from odeval.gate import as_json, exit_code, judge, overall, read_comparison
-    from odeval.rules import DEFAULT_RULES
+    from odeval.gate import as_json, exit_code, judge_all, overall, read_comparison
+    from odeval.importers import matched, open_run
     from odeval.terminal import print_verdict
 
-    loaded = DEFAULT_RULES if rules is None else load_yaml(rules, GateConfig)
-    judgements = judge(read_comparison(comparison), loaded, str(rules or "default rules"))
-    emit(as_json(judgements, loaded), out, json, lambda: print_verdict(judgements))
+    loaded = None if rules is None else load_yaml(rules, GateConfig)
+    settings = CompareSettings(parse_ks(ks), allow_mismatch=tuple(allow_mismatch or ()))
+    if baseline is None and teacher is None:
+        comparisons = {"": read_comparison(candidate)}
+    else:
+        comparisons = {}
+        for name, own, old, guide in matched(candidate, baseline, teacher):
+            runs = [None if path is None else open_run(path) for path in (own, old, guide)]
+            if name:  # the file is named after the benchmark, the run after its folder
+                for run, folder in zip(runs, (candidate, baseline, teacher), strict=True):
+                    if run is not None and folder is not None:
+                        run.label = folder.resolve().name
+            comparisons[name] = compare([run for run in runs[:1] if run], runs[2], runs[1], settings)
+            comparisons[name]["task"] = name or comparisons[name]["task"]
+    judgements = judge_all(list(comparisons.values()), loaded, str(rules or "default rules"))
+    verdict = as_json(judgements, loaded)
+    if out is not None:
+        _write(out, comparisons, verdict)
+    emit(verdict, None, json, lambda: print_verdict(judgements))
     return exit_code(overall(judgements), strict)
+
+
+def _write(out: Path, comparisons: dict[str, Any], verdict: dict[str, Any]) -> None:
+    """One folder a benchmark, and the verdict over all of them."""
+    from odeval.atomic import write_json
+    from odeval.report import write_report
+
+    write_json(out / "verdict.json", verdict)
+    for name, comparison in comparisons.items():
+        own = {
+            **verdict,
+            "candidates": [row for row in verdict["candidates"] if row["benchmark"] == comparison["task"]],
+        }
+        write_json(out / name / "comparison.json", comparison)
+        write_report(comparison, own if name else verdict, out / name)
 
 
 def report(comparison: Path, /, *, verdict: Path | None = None, out: Path | None = None) -> int:

@@ -23,28 +23,29 @@ from odeval.engines.sampler import draw, uniforms
 from odeval.errors import OdevalError
 from odeval.types import Completion, Prompt, SamplingParams
 
-_COMPACT_AT = 0.25  # share of finished rows at which copying the cache pays
-# With fewer rows a CPU's matrix product sums in another order, logits move by 1e-7, and about one token in a million
-# would depend on what else is in the batch. Smaller batches are filled up with copies that are thrown away.
-_MIN_ROWS = 16
+_COMPACT_AT = 0.25  # share of rows that must leave for copying the cache to pay
+# With fewer rows a CPU's matrix product sums in another order, and the last elements of a tensor that do not fill a
+# vector register go through another exp(): logits move by 1e-7, and about one token in a million would depend on what
+# else is in the batch. Batches are filled up to a multiple of this with copies that are thrown away.
+_ROWS = 16
 _LOGITS_BYTES = 40  # per row and token of the vocabulary: float32 logits and four float64 rows of draw()
 
 
 class HfEngine:
     """Samples completions from one model.
 
-    The same seed gives the same tokens, whatever else is in the batch: exactly so on a CPU with one torch thread. With
-    more threads and matrices of about 1000 rows or more, on a GPU, or in a mixture of experts, the number of rows
-    changes the order in which a product is summed, and a token whose random number falls within 1e-6 of the
-    boundary to its neighbour may come out as that neighbour.
+    The same seed gives the same tokens and log-probabilities, bit for bit, whatever else is in the batch: on a CPU
+    with one torch thread. On a GPU, in a mixture of experts, or with more threads and layers about 1000 wide, the
+    number of rows changes the order in which a product is summed; then a token whose random number falls within 1e-6
+    of the boundary to its neighbour may come out as that neighbour.
 
-    A token's `logprob` agrees with a forward pass over the whole sequence within 1e-5 nats in float32 (measured: at
-    most 3e-6 over 38 architectures).
+    A token's log-probability agrees with a pass over the whole sequence within 1e-4 nats in float32 (measured:
+    at most 1e-5 for state-space models, 4e-6 for 38 others).
 
     Args:
         model: A folder, or a model already wrapped.
         device: As in HfModel.
-        memory_bytes: What the key-value cache and the logits of one batch may take.
+        memory_bytes: What the key-value cache and the logits of one batch may take; 16 rows always run.
 
     Raises:
         OdevalError: The folder is no model, or the model cannot decode from a cache.
@@ -102,7 +103,7 @@ class HfEngine:
         for length, group in groupby(by_length, key=lambda p: len(prompts[p])):
             pairs = [(p, s) for p in group for s in range(len(seeds[p]))]
             row_bytes = constant + per_token * (length + params.max_tokens) + _LOGITS_BYTES * self.model.vocab_size
-            rows = max(1, self.memory_bytes // row_bytes)
+            rows = max(1, self.memory_bytes // row_bytes // _ROWS) * _ROWS
             for start in range(0, len(pairs), rows):
                 yield pairs[start : start + rows]
 
@@ -114,7 +115,7 @@ class HfEngine:
         params: SamplingParams,
         batch: list[tuple[int, int]],
     ) -> list[Completion]:
-        filled = batch + batch[-1:] * (_MIN_ROWS - len(batch))
+        filled = batch + batch[-1:] * (_round_up(len(batch)) - len(batch))
         cache = self.model.new_cache()
         unique = list(dict.fromkeys(p for p, _ in batch))
         logits = self._prefill([prompts[p] for p in unique], cache)
@@ -148,9 +149,10 @@ class HfEngine:
             stopped[rows] |= np.isin(drawn, stop_ids)
             if position + 1 == params.max_tokens or stopped[rows].all():
                 break
-            if len(rows) > _MIN_ROWS and stopped[rows].mean() >= _COMPACT_AT:
-                # Unfinished rows first; a few finished ones stay where fewer than _MIN_ROWS are left.
-                keep = np.sort(np.argsort(stopped[rows], kind="stable")[: max(_MIN_ROWS, (~stopped[rows]).sum())])
+            size = _round_up(int((~stopped[rows]).sum()))
+            if size <= (1 - _COMPACT_AT) * len(rows):
+                # Unfinished rows first; some finished ones stay to make up the number.
+                keep = np.sort(np.argsort(stopped[rows], kind="stable")[:size])
                 index = torch.from_numpy(keep).to(self.model.device)
                 cache.reorder_cache(index)
                 chosen, rows = chosen[index], rows[keep]
@@ -170,8 +172,15 @@ class HfEngine:
     def _prefill(self, prompts: Sequence[Sequence[int]], cache: Any) -> torch.Tensor:
         """Fill the cache with prompts of one length, return the logits that follow them, [R, V].
 
-        Body and head get at least _MIN_ROWS rows, as in a decoding step: rows of prompts, or positions of a prompt.
+        Body and head get at least _ROWS rows, as in a decoding step: rows of prompts, or positions of a prompt. One
+        more row takes the end of every tensor, where it does not fill a vector register.
         """
-        rows = list(prompts) + [prompts[-1]] * (-(-_MIN_ROWS // len(prompts[0])) - len(prompts))
-        ids = torch.tensor([list(row) for row in rows], device=self.model.device)
-        return self.model.forward(ids, cache, keep=-(-_MIN_ROWS // len(rows)))
+        count, length = len(prompts), len(prompts[0])
+        keep = -(-_ROWS // count)
+        spare = int(count * length % _ROWS > 0 or count * keep % _ROWS > 0)
+        rows = list(prompts) + [prompts[-1]] * max(spare, -(-_ROWS // length) - count)
+        return self.model.forward(torch.tensor([list(row) for row in rows], device=self.model.device), cache, keep)
+
+
+def _round_up(rows: int) -> int:
+    return -(-rows // _ROWS) * _ROWS

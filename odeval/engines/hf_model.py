@@ -117,9 +117,12 @@ class HfModel:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         if ids and ids[-1] in self.stop_ids:
             plain = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if plain[-1:] != ids[-1:]:
-                return ids[:-1]
+            added = self._ends(ids) - self._ends(plain)
+            return ids[: len(ids) - added]
         return ids
+
+    def _ends(self, ids: Sequence[int]) -> int:
+        return next((n for n, token in enumerate(reversed(ids)) if token not in self.stop_ids), len(ids))
 
     def decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of token id sequences, without special tokens."""

@@ -12,12 +12,37 @@ import tempfile
 from pathlib import Path
 
 from odeval.errors import CannotJudge, OdevalError, unknown
-from odeval.importers import counts
+from odeval.importers import (
+    bigcode,
+    counts,
+    evalplus,
+    human_eval,
+    inspect,
+    lighteval,
+    lm_eval,
+    reasoning_gym,
+    table,
+    tinker,
+    trl,
+    verl,
+)
 from odeval.importers.base import Imported, Importer, ImportOptions, write_imported
 from odeval.store import RunFolder
+from odeval.visible import visible
 
 IMPORTERS: dict[str, Importer] = {
     "counts": Importer(counts.read, counts.detect, "{id, n, c} a line: JSONL, CSV, parquet; also passk-inference"),
+    "lm_eval": Importer(lm_eval.read, lm_eval.detect, "samples_*.jsonl of lm-evaluation-harness (--log_samples)"),
+    "inspect": Importer(inspect.read, inspect.detect, ".eval and .json logs of Inspect"),
+    "evalplus": Importer(evalplus.read, evalplus.detect, "*_eval_results.json of EvalPlus"),
+    "human_eval": Importer(human_eval.read, human_eval.detect, "*_results.jsonl of human-eval"),
+    "bigcode": Importer(bigcode.read, bigcode.detect, "generations_*.json of bigcode-evaluation-harness"),
+    "lighteval": Importer(lighteval.read, lighteval.detect, "details_*.parquet of lighteval (--save-details)"),
+    "reasoning_gym": Importer(reasoning_gym.read, reasoning_gym.detect, "DATASET.json, results.json of reasoning-gym"),
+    "verl": Importer(verl.read, verl.detect, "STEP.jsonl of verl (trainer.validation_data_dir)"),
+    "trl": Importer(trl.read, trl.detect, "completions_*.parquet of TRL (log_completions)"),
+    "tinker": Importer(tinker.read, tinker.detect, "trajectories.jsonl of tinker-cookbook"),
+    "table": Importer(table.read, table.detect, "any JSONL, CSV or parquet by column map: --map prompt=…,correct=…"),
 }
 
 
@@ -47,15 +72,23 @@ def import_file(path: Path, name: str | None = None, options: ImportOptions | No
     Raises:
         OdevalError: No such format, or the file is not of it.
     """
-    if name is not None and name not in IMPORTERS:
+    if name is not None and name.replace("-", "_") not in IMPORTERS:
         raise OdevalError(unknown("format", name, IMPORTERS))
-    if not path.exists():
-        raise OdevalError(f"{path}: no such file")
-    return IMPORTERS[name or detect(path)].read(path, options or ImportOptions())
+    if not path.is_file():
+        raise OdevalError(f"{path}: is a folder, give the file in it" if path.is_dir() else f"{path}: no such file")
+    chosen = detect(path) if name is None else name.replace("-", "_")
+    try:
+        return IMPORTERS[chosen].read(path, options or ImportOptions())
+    except OdevalError as error:  # names and values in it come from the file
+        raise type(error)(visible(str(error))) from error
 
 
-def open_run(path: Path) -> RunFolder:
+def open_run(path: Path, options: ImportOptions | None = None) -> RunFolder:
     """Turn a path into a run folder: it is one, or it is a log and is imported into a temporary one.
+
+    Args:
+        path: A run folder, a log or a counts file.
+        options: For a log: grader, threshold.
 
     Raises:
         CannotJudge: There is nothing.
@@ -68,5 +101,37 @@ def open_run(path: Path) -> RunFolder:
     folder = Path(tempfile.mkdtemp(prefix="odeval-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     run = RunFolder(folder / path.stem)
-    write_imported(import_file(path), run, path)
+    write_imported(import_file(path, None, options), run, path)
     return run
+
+
+def matched(
+    candidate: Path, baseline: Path | None, teacher: Path | None
+) -> list[tuple[str, Path, Path | None, Path | None]]:
+    """Pair a candidate with its references: one run each, or folders of several benchmarks, matched by name.
+
+    Args:
+        candidate: A run, a log, or a folder that holds one run or log a benchmark.
+        baseline: A reference of the same kind, or None.
+        teacher: Likewise.
+
+    Returns:
+        (benchmark, candidate, baseline, teacher) a benchmark; the name is "" for a single one.
+
+    Raises:
+        CannotJudge: A benchmark of the candidate is missing in a reference.
+    """
+    if not candidate.is_dir() or (candidate / "run.json").exists():
+        return [("", candidate, baseline, teacher)]
+    inside = sorted(path for path in candidate.iterdir() if not path.name.startswith("."))
+    if not inside:
+        raise CannotJudge(f"{candidate}: holds no run and no log; make one with `odeval sample`")
+    return [(own.stem, own, _inside(baseline, own), _inside(teacher, own)) for own in inside]
+
+
+def _inside(folder: Path | None, own: Path) -> Path | None:
+    if folder is None:
+        return None
+    if not (folder / own.name).exists():
+        raise CannotJudge(f"{folder / own.name}: missing, but {own} is there; every benchmark needs its reference")
+    return folder / own.name

@@ -33,6 +33,7 @@ class ImportOptions:
         threshold: For scores that are not 0 or 1: correct means score >= threshold. None refuses such scores.
         metric: Which of several recorded scores to use.
         model: Name of the model, where the file does not say.
+        partial: Take the log of a run that did not end well.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class ImportOptions:
     threshold: float | None = None
     metric: str = ""
     model: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Counts: `{id, n, c}` a line, as JSONL or CSV. Enough for curves, bands, overlap and gate; the format of passk-inference."""
+"""Counts: `{id, n, c}` a line. Enough for curves, bands, overlap and gate; the format of passk-inference."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from odeval.importers.base import COLUMNS, Imported, ImportOptions
 from odeval.importers.tables import head_keys, read_rows
 from odeval.types import Prompt
 
+_MOST = 10_000_000  # completions of a prompt; more is a damaged file
+
 
 def detect(path: Path) -> bool:
     return {"id", "n", "c"} <= head_keys(path)
@@ -23,6 +25,8 @@ def read(path: Path, options: ImportOptions) -> Imported:
     Raises:
         OdevalError: A row lacks a field, repeats an id, or has c > n; the text names file and row.
     """
+    if options.grader is not None:
+        raise OdevalError(f"{path}: holds counts only, there is nothing to grade; leave out --grader")
     counts: dict[str, tuple[int, int]] = {}
     contents: dict[str, str] = {}
     for where, row in read_rows(path):
@@ -30,6 +34,8 @@ def read(path: Path, options: ImportOptions) -> Imported:
         if missing:
             raise OdevalError(f"{where}: field '{missing[0]}' is missing; counts need id, n and c")
         key = str(row["id"])
+        if not key:
+            raise OdevalError(f"{where}: id is empty")
         if key in counts:
             raise OdevalError(f"{where}: id '{key}' stands there twice; merge its counts or rename it")
         n, c = (_whole(row[name], name, where) for name in ("n", "c"))
@@ -54,9 +60,9 @@ def read(path: Path, options: ImportOptions) -> Imported:
 
 def _whole(value: Any, name: str, where: str) -> int:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
-    if number != number or number != int(number) or isinstance(value, bool):
-        raise OdevalError(f"{where}: {name} is {value!r}, expected a whole number")
+    if not (number.is_integer() and abs(number) <= _MOST):
+        raise OdevalError(f"{where}: {name} is {value!r}, expected a whole number up to {_MOST:,}")
     return int(number)

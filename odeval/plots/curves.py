@@ -48,7 +48,7 @@ def draw_passk(
     style = looks(comparison, shown)
     drawing = figure(520)
     top, bottom = drawing.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)})
-    drawing.subplots_adjust(left=0.125, right=0.735, top=0.975, bottom=0.1, hspace=0.08)
+    drawing.subplots_adjust(left=0.125, right=0.725, top=0.975, bottom=0.1, hspace=0.08)
     pairs = reference_pairs(comparison, list(style))
     judged = max((k for pair in pairs for k in judged_ks(pair, scope)), default=math.inf)
     ks = comparison["settings"]["ks"]

@@ -23,7 +23,7 @@ from odeval.visible import shortened, visible
 
 WIDTH = 560  # of every figure, in CSS pixels: its 13 px text is still read when a 500 px screen shrinks it
 INK, MUTED, RULE, LOST = "#1a1a1a", "#5f6368", "#dadce0", "#b04700"
-_LABEL = 18  # characters of a run's name in a figure
+_LABEL = 16  # characters of a run's name in a figure
 _GAP = 16.0  # pixels between the middles of two labels
 
 _RC = {
@@ -185,6 +185,7 @@ def write_png(drawing: Figure) -> bytes:
     return buffer.getvalue()
 
 
+_FAMILY = re.compile(r"font: (?:(\d+) )?([\d.]+px)[^;]*|font-family: [^;]*;? ?")
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -210,7 +211,7 @@ def _embeddable(root: ElementTree.Element, name: str, title: str, description: s
             node.set(key, value.replace("url(#", f"url(#{name}-"))
         style = node.get("style")
         if style is not None:
-            node.set("style", re.sub(r"font: (?:(\d+) )?([\d.]+px)[^;]*", _font, style))
+            node.set("style", _FAMILY.sub(_font, style))
         if node.text is not None and not node.text.strip():
             node.text = None
         node.tail = None
@@ -222,10 +223,13 @@ def _embeddable(root: ElementTree.Element, name: str, title: str, description: s
                 child.attrib.pop("style", None)
     view = root.get("viewBox", "")
     root.attrib.clear()
-    root.attrib.update({
-        "xmlns": "http://www.w3.org/2000/svg", "viewBox": view, "role": "img",
+    root.attrib |= {
+        "xmlns": "http://www.w3.org/2000/svg",
+        "viewBox": view,
+        "role": "img",
         "aria-labelledby": f"{name}-title {name}-desc",
-    })  # fmt: skip
+        "font-family": "DejaVu Sans, Verdana, sans-serif",
+    }
     for place, (tag, text) in enumerate((("title", title), ("desc", description))):
         element = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
         element.text = text
@@ -234,5 +238,7 @@ def _embeddable(root: ElementTree.Element, name: str, title: str, description: s
 
 
 def _font(match: re.Match[str]) -> str:
+    if match[2] is None:
+        return ""
     weight = f"font-weight: {match[1]}; " if match[1] else ""
     return f"{weight}font-size: {match[2]}"

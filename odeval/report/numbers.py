@@ -55,7 +55,7 @@ def shown(item: Mapping[str, Any] | None, unit: str = "", signed: bool = False, 
     note = str(item.get("caution") or "")
     if math.isnan(value):
         return Shown(UNKNOWN, note=note)
-    places = _places(value, low, high)
+    places = min(_places(value, low, high), 2 if unit == "share" else 6)
     interval = f"[{fixed(low, places, signed)}, {fixed(high, places, signed)}]" if high > low else ""
     return Shown(fixed(value, places, signed) + (suffix(unit, signed) if full else ""), interval, note)
 
@@ -67,7 +67,7 @@ def _number(value: Any, unit: str) -> float:
 
 
 def _places(value: float, low: float, high: float) -> int:
-    """Decimals: what the interval supports; without one, two significant digits but at least one decimal."""
+    """How many decimals the interval supports; without one, two significant digits but at least one decimal."""
     if high > low:
         return digits(Estimate(value, low, high))
     return min(4, max(1, 1 - math.floor(math.log10(abs(value))))) if value else 1
@@ -96,6 +96,11 @@ def suffix(unit: str, signed: bool = False) -> str:
 def unit_name(unit: str, signed: bool = False) -> str:
     """The unit as it stands in a table of its own."""
     return suffix(unit, signed).strip()
+
+
+def count(value: int | None) -> str:
+    """A number of things, which may be unknown too."""
+    return UNKNOWN if value is None else str(value)
 
 
 def trend(item: Mapping[str, Any] | None, direction: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from odeval.lookup import band_of, judged_ks, pair_of, reference_pairs, scope_of
 from odeval.report.metric_tables import entropy, metrics
-from odeval.report.numbers import Shown, at, fixed, grid, shown, spans, suffix
+from odeval.report.numbers import Shown, at, count, fixed, grid, shown, spans, suffix
 from odeval.report.view import DRAWN, drawn, mark_of, name, parsed, percent, say, trust
 from odeval.visible import visible
 
@@ -16,6 +16,7 @@ _BANDS = 3  # candidates whose own intervals can be drawn over each other
 _ROWS = 20  # lost prompts shown with their texts, over all candidates
 _SCOPES = ("population", "benchmark")
 _MORE = 200  # lost prompts named without text
+_SOLVED = ("both", "baseline_only", "candidate_only", "neither")
 _IDENTITY = ("path", "fingerprint", "vocabulary", "template")
 _PROMPT, _ANSWER = 400, 240  # characters
 
@@ -43,7 +44,7 @@ def limits(comparison: dict[str, Any], verdict: dict[str, Any]) -> list[tuple[fl
         for check in candidate["checks"]:
             rule = parsed(check)
             pairs = [pair for pair in comparison["pairs"] if pair["baseline"] == check["against"]]
-            if rule is None or rule.metric != "pass" or rule.form != "delta" or not pairs:
+            if rule is None or (rule.metric, rule.form, rule.at_least) != ("pass", "delta", True) or not pairs:
                 continue
             ks = judged_ks(pairs[0], scope_of(verdict))
             found.append((rule.limit, tuple(k for k in ks if rule.at in ("k", str(k))), check["against"]))
@@ -65,8 +66,8 @@ def curves(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any
             "role": visible(band_of(pair, each)["question"]),
             "cells": _points(pair["pass_at_k"], "difference", band_of(pair, each), places, signed=True),
         }
-        for each in _SCOPES
         for pair in comparison["pairs"]
+        for each in _SCOPES
         if each in pair["pass_at_k"]
     ]
     pairs = reference_pairs(comparison, drawn(verdict))
@@ -130,7 +131,11 @@ def _crossing(turn: float | None, band: dict[str, Any]) -> str:
 def lost(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     """Prompts that the reference solves and the candidate never did."""
     solved = [
-        {"own": name(pair["candidate"]), "other": name(pair["baseline"]), **pair["solved"]}
+        {
+            "own": name(pair["candidate"]),
+            "other": name(pair["baseline"]),
+            **{key: count(pair["solved"][key]) for key in _SOLVED},
+        }
         for pair in comparison["pairs"]
     ]
     pairs = [pair for label in drawn(verdict) if (pair := pair_of(comparison, label, "teacher", "baseline"))]
@@ -153,7 +158,7 @@ def lost(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(counts: dict[str, Any]) -> str:
-    return f"{counts['c']}/{counts['n']}"
+    return f"{count(counts['c'])}/{count(counts['n'])}"
 
 
 def _example(row: dict[str, Any]) -> dict[str, str]:
@@ -169,7 +174,8 @@ def rules(verdict: dict[str, Any]) -> dict[str, Any]:
     for candidate in verdict["candidates"]:
         for check in candidate["checks"]:
             signed = ".delta" in check["rule"]
-            unit = "" if check["unit"] == "share" else check["unit"]
+            scaled = ".ratio" in check["rule"] or ".inherited" in check["rule"]
+            unit = "" if scaled or check["unit"] == "share" else check["unit"]
             value = shown(check, unit, signed)
             rows.append({
                 "candidate": name(candidate["candidate"]),
@@ -189,8 +195,8 @@ def reproduce(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, 
         {
             "role": run["role"],
             "label": visible(run["label"], 200),
-            "solved": run["solved"],
-            "completions": run["completions"],
+            "solved": count(run["solved"]),
+            "completions": count(run["completions"]),
             **{key: visible(str(run["model"].get(key) or ""), 200) for key in _IDENTITY},
         }
         for run in comparison["runs"]

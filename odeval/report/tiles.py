@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from odeval.lookup import band_of, judged_ks, pair_of, run_of, scope_of
-from odeval.report.numbers import UNKNOWN, Shown, at, shown
+from odeval.report.numbers import UNKNOWN, Shown, at, count, shown
 from odeval.report.view import Mark, mark_of, name, parsed, percent
 from odeval.rules import Rule
 from odeval.visible import visible
@@ -67,7 +67,7 @@ def _difference(comparison: dict[str, Any], pair: dict[str, Any] | None, j: int,
 
 
 def _cover(checks: Checks, against: str, k: int, judged: Sequence[int]) -> tuple[Mark | None, str, str]:
-    """The rule that covers a point of the curve.
+    """The rule that covers a point of the curve, and how far it reaches.
 
     A rule over every k that passed holds at each judged k; one that failed says which k it failed at, and is shown
     with the far end of the curve.
@@ -75,10 +75,14 @@ def _cover(checks: Checks, against: str, k: int, judged: Sequence[int]) -> tuple
     for check, rule in checks:
         if rule.metric != "pass" or rule.form != "delta" or check["against"] != against:
             continue
-        whole = rule.at == "k" and (k != 1 or check["verdict"] == "PASS")
-        if rule.at == str(k) or whole:
-            beyond = rule.at == "k" and judged and k > judged[-1]
-            return mark_of(check), visible(rule.text), f"judged up to {at(judged[-1])}" if beyond else ""
+        if rule.at == str(k):
+            return mark_of(check), visible(rule.text), ""
+        if rule.at == "k" and (k != 1 or check["verdict"] == "PASS"):
+            last = judged[-1] if judged and k > judged[-1] else None
+            decided = check.get("k")
+            words = [] if decided in (None, k) else [f"decided at {at(decided)}"]
+            words += [] if last is None else ["the last one judged" if decided == last else f"judged up to {at(last)}"]
+            return mark_of(check), visible(rule.text), ", ".join(words)
     return None, "", ""
 
 
@@ -86,12 +90,15 @@ def _lost(comparison: dict[str, Any], label: str) -> Tile:
     pair = pair_of(comparison, label, "teacher", "baseline")
     if pair is None:
         return Tile("Prompts lost", Shown(UNKNOWN, note="nothing to compare with"), "", "")
-    text = f"{pair['solved']['baseline_only']} of {run_of(comparison, pair['baseline'])['solved']}"
+    missed, solved = pair["solved"]["baseline_only"], run_of(comparison, pair["baseline"])["solved"]
+    text = UNKNOWN if missed is None else f"{missed} of {count(solved)}"
     never = {(row["candidate"]["n"], row["upper"]) for row in pair["lost_prompts"]}
     context = "no such prompt"
     if len(never) == 1:
         n, upper = never.pop()
-        context = f"never is 0 of {n}: the true rate may be up to {shown({'value': upper}, 'share', full=True).text}"
+        context = (
+            f"never is 0 of {count(n)}: the true rate may be up to {shown({'value': upper}, 'share', full=True).text}"
+        )
     elif never:
         context = "each may still be solved rarely: see the table"
     return Tile("Prompts lost", Shown(text), f"solved by {name(pair['baseline'])}, never by the candidate", context)

@@ -14,6 +14,7 @@ from typing import Any
 
 from odeval.config import RuleConfig
 from odeval.errors import OdevalError
+from odeval.report.numbers import count
 from odeval.rules import Rule, parse_rule
 from odeval.visible import shortened, visible
 
@@ -97,7 +98,7 @@ def header(comparison: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *models,
         ("task", visible(str(comparison["task"]), 60)),
-        ("", f"{comparison['prompts']} prompts × {sampling.get('n')} samples"),
+        ("", f"{count(comparison['prompts'])} prompts × {count(sampling.get('n'))} samples"),
         ("", drawn),
         ("", visible(str(made.get("time", ""))[:10])),
     ]
@@ -193,5 +194,6 @@ def trust(comparison: dict[str, Any]) -> dict[str, Any]:
         {"check": visible(row["check"], 200), "mark": _TRUST.get(row["status"], _UNSURE), "detail": say(row["detail"])}
         for row in comparison["trust"]
     ]
-    doubts = [row for row in rows if row["mark"] is not _TRUST["ok"]]
+    worst = (_TRUST["block"], _TRUST["warn"], _UNSURE)
+    doubts = [row for mark in worst for row in rows if row["mark"] is mark]
     return {"rows": rows, "doubts": doubts, "ok": not doubts}
