@@ -70,14 +70,14 @@ PLANS = {
         },
         steps=400,
         batch=128,
-        rates=(3e-3, 1e-2, 3e-2, 1e-1),  # the smaller the model, the larger the rate it needs
+        rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),  # the smaller the model, the larger the rate it needs
     ),
     "countdown": Plan(
         teacher=Supervised((96, 3, 4, 256), steps=2400, batch=64, rate=2e-3),
         starts={"warm_start": Supervised((64, 2, 4, 192), steps=2000, batch=64, rate=2e-3, samples=4)},
         steps=200,
         batch=32,
-        rates=(3e-4, 1e-3, 3e-3, 1e-2),
+        rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     ),
 }
 
@@ -107,11 +107,11 @@ def run_arm(name: str, work: Path, start: str, arm: str, rate: float, seed: int,
             "device": "cpu",
         }
     )
-    started = time.perf_counter()
+    started = time.process_time()
     train(config)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     spent = read_json(out / "training.json")["spent"]
-    row = {"arm": arm, "start": start, "learning_rate": rate, "seed": seed, "seconds": seconds, **spent}
+    row = {"arm": arm, "start": start, "learning_rate": rate, "seed": seed, "cpu_seconds": seconds, **spent}
     row |= measure(world, out, teacher, split)
     write_json(record, row)
     return row
@@ -130,7 +130,7 @@ def prepare(name: str, work: Path) -> dict[str, Any]:
         seconds = make_supervised(world, how, taught_by, folder / model, seed=0)
         numbers = measure(world, folder / model, folder / "teacher", "heldout")
         size = sum(p.numel() for p in HfModel(folder / model, "cpu").model.parameters())
-        models[model] = {"how": asdict(how), "parameters": size, "seconds": seconds, **numbers}
+        models[model] = {"how": asdict(how), "parameters": size, "cpu_seconds": seconds, **numbers}
         announced(name, {"start": model, "arm": "", "learning_rate": how.rate, "seed": 0, **models[model]})
     write_json(record, models)
     return models
@@ -170,7 +170,7 @@ def announced(name: str, row: dict[str, Any]) -> dict[str, Any]:
     """Tell on the terminal how a run came out."""
     first, last = row["pass_at_k"]["1"], row["pass_at_k"]["64"]
     label = f"{name} {row['start']} {row['arm']} rate {row['learning_rate']} seed {row['seed']}"
-    print(f"{label}: {row['seconds']:.0f} s, pass@1 {first:.3f}, pass@64 {last:.3f}", flush=True)
+    print(f"{label}: {row['cpu_seconds']:.0f} s, pass@1 {first:.3f}, pass@64 {last:.3f}", flush=True)
     return row
 
 
@@ -223,9 +223,9 @@ def embed(worlds: dict[str, Any], work: Path) -> None:
             target = CHECKPOINTS / name / ("warm_start" if model == first else model)
             target.mkdir(parents=True)
             for file in ("config.json", "generation_config.json", "model.safetensors"):
-                shutil.copy(source / file, target / file)
+                shutil.copyfile(source / file, target / file)  # not its mode: safetensors writes 0600
             for file in ("tokenizer.json", "tokenizer_config.json"):  # one vocabulary, so one file
-                shutil.copy(work / name / "teacher" / file, target / file)
+                shutil.copyfile(work / name / "teacher" / file, target / file)
             write_json(target / "training.json", {**history, "versions": provenance()["versions"]})
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if not _alive(leftover.name.split(".")[-2]):  # its writer was killed
+                leftover.unlink(missing_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -36,6 +41,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise OdevalError(f"cannot write {path}: {error.strerror or error}; choose another output folder") from error
+
+
+def _alive(process: str) -> bool:
+    if sys.platform == "win32" or not process.isdecimal():  # there, signal 0 would end the process
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +12,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from odeval.atomic import write_json, write_text
+from odeval.bounds import Levels
 from odeval.compare import CompareSettings, compare
 from odeval.config import GateConfig, load_yaml
 from odeval.errors import OdevalError
 from odeval.gate import as_json, judge
 from odeval.grading import grade
+from odeval.looks import spending
 from odeval.report import write_report
+from odeval.rules import default_rules, parse_rule
 from odeval.sampling import Advance, sample
 from odeval.store import RunFolder
 from odeval.tasks import load_task
@@ -47,6 +51,8 @@ class AuditConfig(BaseModel):
     ks: tuple[int, ...] | Literal["all"] = ()
     threshold: float = Field(default=0.8, gt=0)
     rules: Path | None = None
+    looks: tuple[int, ...] = ()
+    confirm: bool = False
     device: str = "auto"
 
 
@@ -63,7 +69,39 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
     Raises:
         OdevalError: Anything the user can mend; checked before the first completion is sampled where possible.
     """
+    rules, task, params, looks = _prepare(config)
+    write_text(
+        config.out / "audit.yaml",
+        yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False),
+    )
+    runs = _folders(config)
+    levels = None
+    for n, level in looks:
+        _sample_all(runs, task, replace(params, n=n), config.device, stage)
+        levels = level
+        if n == config.n or _decided(config, runs, judge(_compare(config, runs), rules, levels=level)):
+            break
+    for path, run in runs.items():
+        if path != config.teacher:
+            score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
+    comparison = _compare(config, runs)
+    judgements = judge(comparison, rules, levels=levels)
+    if config.confirm and "FAIL" in [judgement.verdict for judgement in judgements]:
+        judgements = _confirmed(config, judgements, task, params, rules, stage)
+    verdict = as_json(judgements, rules)
+    write_json(config.out / "comparison.json", comparison)
+    write_json(config.out / "verdict.json", verdict)
+    return comparison, judgements, write_report(comparison, verdict, config.out)
+
+
+Look = tuple[int, Levels | None]
+
+
+def _prepare(config: AuditConfig) -> tuple[GateConfig | None, Task, SamplingParams, list[Look]]:
+    """Check everything that can be checked before a model is loaded."""
     rules = None if config.rules is None else load_yaml(config.rules, GateConfig)
+    for rule in rules.rules if rules else ():
+        parse_rule(rule, str(config.rules))
     task = load_task(config.task, config.grader, config.limit, config.max_tokens)
     params = SamplingParams(
         n=config.n, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k,
@@ -74,26 +112,53 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
             raise OdevalError(
                 f"k {k} exceeds n {config.n}: pass@{k} needs at least {k} samples; raise -n or lower --ks"
             )
-    write_text(
-        config.out / "audit.yaml",
-        yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False),
-    )
-    runs = _folders(config)
-    _sample_all(runs, task, params, config.device, stage)
-    for path, run in runs.items():
-        if path != config.teacher:
-            score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
-    comparison = compare(
+    if not config.looks:
+        return rules, task, params, [(config.n, None)]
+    if config.looks[-1] != config.n:
+        raise OdevalError(f"looks end at {config.looks[-1]}, but n is {config.n}; the last look is the whole run")
+    alpha = (rules or default_rules({"runs": []})).alpha
+    return rules, task, params, list(zip(config.looks, spending(alpha, config.looks), strict=True))
+
+
+def _compare(config: AuditConfig, runs: dict[Path, RunFolder]) -> dict[str, Any]:
+    deepest = min(run.meta()["sampling"]["n"] for run in runs.values())
+    ks = config.ks if config.ks == "all" else tuple(k for k in config.ks if k <= deepest)
+    return compare(
         [runs[path] for path in config.students],
         teacher=runs[config.teacher],
         baseline=None if config.baseline is None else runs[config.baseline],
-        settings=CompareSettings(ks=config.ks, threshold=config.threshold),
+        settings=CompareSettings(ks=ks, threshold=config.threshold),
     )
-    judgements = judge(comparison, rules, str(config.rules or "default rules"))
-    verdict = as_json(judgements, rules)
-    write_json(config.out / "comparison.json", comparison)
-    write_json(config.out / "verdict.json", verdict)
-    return comparison, judgements, write_report(comparison, verdict, config.out)
+
+
+def _decided(config: AuditConfig, runs: dict[Path, RunFolder], judgements: Sequence[Judgement]) -> bool:
+    """A FAIL may stop early; a PASS only where every k that the whole run would judge is judged already."""
+    n = min(run.meta()["sampling"]["n"] for run in runs.values())
+    wanted = config.ks if config.ks and config.ks != "all" else (config.n // 2,)
+    whole = all(k <= n // 2 for k in wanted if k <= config.n // 2)
+    return all(item.verdict == "FAIL" or (item.verdict == "PASS" and whole) for item in judgements)
+
+
+def _confirmed(
+    config: AuditConfig, first: Sequence[Judgement], task: Task, params: SamplingParams, rules: GateConfig | None,
+    stage: Stage,
+) -> list[Judgement]:  # fmt: skip
+    """Repeat with fresh samples what failed: a FAIL that does not come again was chance."""
+    again = config.model_copy(update={"out": config.out / "confirm"})
+    runs = _folders(again)
+    _sample_all(runs, task, replace(params, seed=params.seed + 1), config.device, stage)
+    second = {item.candidate: item for item in judge(_compare(again, runs), rules)}
+    kept = []
+    for item in first:
+        if item.verdict == "FAIL" and second[item.candidate].verdict == "FAIL":
+            item = replace(item, headline=f"{item.headline}; confirmed with fresh samples")
+        elif item.verdict == "FAIL":
+            item = replace(
+                item, verdict="INCONCLUSIVE", diagnosis="",
+                headline=f"failed once, but not again with fresh samples: {item.headline}",
+            )  # fmt: skip
+        kept.append(item)
+    return kept
 
 
 def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
@@ -112,9 +177,7 @@ def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
     return {path: RunFolder(config.out / name) for path, name in zip(models, unique, strict=True)}
 
 
-def _sample_all(
-    runs: dict[Path, RunFolder], task: Task, params: SamplingParams, device: str, stage: Stage
-) -> None:
+def _sample_all(runs: dict[Path, RunFolder], task: Task, params: SamplingParams, device: str, stage: Stage) -> None:
     from odeval.engines.hf import HfEngine
     from odeval.engines.hf_model import HfModel, check_same_vocabulary, load_vocabulary
 

@@ -121,7 +121,17 @@ def _points(items: list[dict[str, Any]], ks: np.ndarray, rule: Rule, levels: Lev
         beyond = -sign * (value - rule.limit)
         p_values = np.where(flat, np.where(beyond > floor, 0.0, 1.0), distributions.t.sf(beyond / spread, degrees))
     p_fail = min(1.0, float(p_values.min()) * len(items))
-    return Bounds(value, value - sign * inner, value + sign * outer, ks, p_fail, min(item["n"] for item in items))
+    least, most = _range(rule)
+    inside, outside = (np.clip(value + shift, least, most) for shift in (-sign * inner, sign * outer))
+    return Bounds(value, inside, outside, ks, p_fail, min(item["n"] for item in items))
+
+
+def _range(rule: Rule) -> tuple[float, float]:
+    """What the judged quantity can be at all; bounds are cut to it."""
+    low, high = (0.0, 1.0) if rule.metric == "pass" else METRICS[rule.metric].bounds
+    if rule.form == "delta":
+        return low - high, high - low
+    return (low, high) if not rule.form else (0.0 if rule.form == "ratio" else -math.inf, math.inf)
 
 
 def _curve(pair: dict[str, Any], rule: Rule, levels: Levels, scope: str) -> Bounds:
@@ -138,11 +148,16 @@ def _curve(pair: dict[str, Any], rule: Rule, levels: Levels, scope: str) -> Boun
     value = np.array([curve["difference"][curve["k"].index(k)] for k in ks], dtype=float)
     if not np.isfinite(value).all():
         return unmeasured("no prompt has enough graded samples for this k")
+    return judged_curve(value, own, ks, rule, levels, pair["prompts"])
+
+
+def judged_curve(value: np.ndarray, own: Scope, ks: np.ndarray, rule: Rule, levels: Levels, prompts: int) -> Bounds:
+    """Bounds of a paired difference [J] with its uncertainty: single ones inside, simultaneous ones beyond."""
     sign = 1.0 if rule.at_least else -1.0
     inner = own.half_width(1 - levels.hold, two_sided=False, simultaneous=False)
     outer = own.half_width(1 - levels.fail, two_sided=False)
     p_fail = own.p_value(-sign * (value - rule.limit))
-    return Bounds(value, value - sign * inner, value + sign * outer, ks, p_fail, pair["prompts"])
+    return Bounds(value, value - sign * inner, value + sign * outer, ks, p_fail, prompts)
 
 
 def scope_of(pair: dict[str, Any], name: str) -> Scope:

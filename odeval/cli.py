@@ -23,6 +23,7 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "score": (_RUN, "Score teacher and student at every token of both runs"),
     "compare": (_JUDGE, "Compare runs prompt by prompt, over the whole pass@k curve"),
     "gate": (_JUDGE, "Judge a comparison by rules; the exit code is the verdict"),
+    "plan": (_JUDGE, "Tell what a gate will see, before the samples are paid for"),
     "report": (_JUDGE, "Render a comparison and its verdict as one self-contained page"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),
     "env": (_INFO, "Print versions, for bug reports"),

@@ -138,7 +138,7 @@ def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, levels: 
     against = "teacher" if rule.form == "inherited" and rule.config.against == "auto" else rule.config.against
     pair = _pair(comparison, run, against) if rule.form else None
     found = bounds_of(run, pair, rule, levels, scope)
-    verdict, j, detail = _decide(rule, found)
+    verdict, j, detail = decide(rule, found)
     fact = rule.metric != "pass" and METRICS[rule.metric].fact and not rule.form
     if verdict == "PASS" and comparison["prompts"] < TOO_FEW_PROMPTS and not fact:
         verdict = "INCONCLUSIVE"
@@ -163,7 +163,7 @@ def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, levels: 
     )
 
 
-def _decide(rule: Rule, found: Bounds) -> tuple[Verdict, int | None, str]:
+def decide(rule: Rule, found: Bounds) -> tuple[Verdict, int | None, str]:
     """Compare the bounds with the limit; the point that decides is the one reported."""
     if found.problem:
         return "INCONCLUSIVE", None, found.problem
@@ -201,10 +201,10 @@ def _settle(rule: Rule, found: Bounds, j: int) -> str:
 def _headline(verdict: Verdict, lost: bool, pair: dict[str, Any], checks: Sequence[Check]) -> str:
     curve = pair["pass_at_k"]
     first, last = curve["difference"][0], curve["difference"][-1]
-    k = curve["k"][-1]
+    ks = curve["k"]
     if first is None or last is None:
         return "the pass@k curve is not known"
-    change = f"pass@1 {100 * first:+.1f} points, pass@{k} {100 * last:+.1f} against {pair['baseline']}"
+    change = f"pass@{ks[0]} {100 * first:+.1f} points, pass@{ks[-1]} {100 * last:+.1f} against {pair['baseline']}"
     if lost:
         return f"lost coverage while pass@1 held: {change}"
     if verdict == "FAIL":

@@ -61,8 +61,8 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
     curve = paired_curve(counts[0], counts[1], ks, clusters(reference, prompt_ids))
     metrics = {}
     for name in candidate.sums:
-        if name not in reference.sums:
-            continue
+        if name not in reference.sums or name == "teacher_high_entropy@teacher":
+            continue  # the teacher's entropy on its own completions is one measurement, not two
         bounds = METRICS[name.partition("@")[0]].bounds
         low, high = -(bounds[1] - bounds[0]), bounds[1] - bounds[0]
         own = [linearise(run.sums[name], prompt_ids, clusters(reference, prompt_ids)) for run in (reference, candidate)]

@@ -93,7 +93,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process from writing the same run at the same time, and sweep up after a killed one.
+        """Keep a second process from writing the same run at the same time.
 
         Raises:
             OdevalError: Another process holds it, or the folder cannot be written.
@@ -115,9 +115,6 @@ class RunFolder:
                     ) from None
                 except OSError:
                     pass  # a file system without locks, such as some network ones
-            for folder in (self.path, self.samples, *(self.path / "tokens").glob("*")):
-                for leftover in folder.glob(".*.tmp"):
-                    leftover.unlink(missing_ok=True)
             yield
 
     def meta(self) -> dict[str, Any]:

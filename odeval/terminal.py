@@ -17,6 +17,7 @@ from rich.text import Text
 
 from odeval.sampling import Advance
 from odeval.types import Judgement
+from odeval.visible import visible
 
 _EVERY = 30.0  # seconds between progress lines where no bar can be drawn
 _MARKS = {
@@ -24,33 +25,6 @@ _MARKS = {
     "FAIL": ("✕ FAIL", "bold red"),
     "INCONCLUSIVE": ("? INCONCLUSIVE", "yellow"),
 }
-
-
-def safe(text: str) -> str:
-    r"""Make control and bidirectional characters visible, so that model text cannot drive the terminal.
-
-    Example:
-        >>> safe("a\x1b[31mb")
-        'a␛[31mb'
-    """
-    return "".join(_visible(character) for character in text)
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if code < 0x20 and character not in "\n\t":
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
-    if (
-        0x80 <= code < 0xA0
-        or 0x200B <= code <= 0x200F
-        or 0x202A <= code <= 0x202E
-        or 0x2066 <= code <= 0x2069
-        or code == 0xFEFF
-    ):
-        return f"⟨U+{code:04X}⟩"
-    return character
 
 
 @contextlib.contextmanager
@@ -103,6 +77,7 @@ def _lines(name: str) -> Iterator[Advance]:
 def print_verdict(judgements: Sequence[Judgement], color: bool | None = None) -> None:
     """Print one table of rules a candidate, and the verdict under it."""
     console = Console(highlight=False, no_color=None if color is None else not color, width=_width())
+    several = len({judgement.benchmark for judgement in judgements}) > 1
     for judgement in judgements:
         table = Table(box=None, pad_edge=False, title=None, show_header=True, header_style="dim")
         for name in ("rule", "measured", "one-sided bounds", "verdict"):
@@ -124,9 +99,8 @@ def print_verdict(judgements: Sequence[Judgement], color: bool | None = None) ->
             table.add_row(Text(check.rule), value, Text(bounds), Text(word, style=style))
         word, style = _MARKS[judgement.verdict]
         diagnosis = f" · {judgement.diagnosis}" if judgement.diagnosis else ""
-        console.print(
-            Text.assemble((f"{word}{diagnosis}", style), f"  {safe(judgement.candidate)}: {judgement.headline}")
-        )
+        name = visible(f"{judgement.benchmark} · {judgement.candidate}" if several else judgement.candidate)
+        console.print(Text.assemble((f"{word}{diagnosis}", style), f"  {name}: {judgement.headline}"))
         console.print(table)
         for check in judgement.checks:
             if check.verdict == "INCONCLUSIVE":
@@ -140,7 +114,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     for pair in comparison["pairs"]:
         curve = pair["pass_at_k"]
         console.print(
-            f"{safe(pair['candidate'])} against {safe(pair['baseline'])} ({pair['role']}), {pair['prompts']} prompts"
+            f"{visible(pair['candidate'])} against {visible(pair['baseline'])} ({pair['role']}), {pair['prompts']} prompts"
         )
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("k", "baseline", "candidate", "difference", "simultaneous band"):
@@ -152,9 +126,43 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         console.print(table)
         solved = pair["solved"]
         console.print(
-            f"solved by both {solved['both']}, only by {safe(pair['baseline'])} {solved['baseline_only']}, "
-            f"only by {safe(pair['candidate'])} {solved['candidate_only']}, by neither {solved['neither']}\n"
+            f"solved by both {solved['both']}, only by {visible(pair['baseline'])} {solved['baseline_only']}, "
+            f"only by {visible(pair['candidate'])} {solved['candidate_only']}, by neither {solved['neither']}\n"
         )
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """Print what each design sees and costs."""
+    console = Console(highlight=False, width=_width())
+    console.print(
+        f"rule pass@k.delta >= {-plan['margin']:g}, one-sided α {plan['alpha']:g}; solve rates of {visible(plan['pilot'])}"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    wanted = f"{100 * plan['power']:.0f} %"
+    for name in (
+        "prompts",
+        "samples",
+        "k ≤",
+        "PASS if unchanged",
+        f"drop seen at {wanted}",
+        f"FAIL at −{plan['drop']:g}",
+    ):
+        table.add_column(name, justify="right")
+    table.add_column("cost of one run", justify="right")
+    for row in plan["designs"]:
+        mark = " ←" if row == plan["enough"] else ""
+        seen = "none" if row["detectable"] is None else f"{row['detectable']:.3f}"
+        cost = f"{row['completions']:,} completions" + (f", {row['tokens']:,} tokens" if row["tokens"] else "")
+        table.add_row(
+            str(row["prompts"]), str(row["samples"]), str(row["largest_k"]), f"{row['passes']:.0%}", seen,
+            f"{row['power']:.0%}", cost + mark,
+        )  # fmt: skip
+    console.print(table)
+    if plan["enough"] is None:
+        console.print(f"no design reaches {wanted} both ways: use more prompts, or a larger margin")
+    else:
+        best = plan["enough"]
+        console.print(f"cheapest with {wanted} both ways: {best['prompts']} prompts × {best['samples']} samples")
 
 
 def _cell(value: float | None, signed: bool = False) -> str:

@@ -88,7 +88,7 @@ def is_on_policy(lmbda: float, seed: int, step: int) -> bool:
 
     Example:
         >>> [is_on_policy(0.5, seed=0, step=step) for step in range(4)]
-        [True, False, False, True]
+        [False, True, False, False]
     """
     return bool(np.random.default_rng([_COIN, seed, step]).random() < lmbda)
 

@@ -46,12 +46,16 @@ class Log:
 
 
 _ONE_OF_4 = ["1 of 4 completions are not graded: no outcome is recorded"]
-_UNSCORED = ["2 of 20 completions are not graded: no outcome is recorded", "1 of 20 completions are not graded: sample error",
-             "1 of 20 completions are not graded: token limit reached"]  # fmt: skip
+_UNSCORED = [
+    "2 of 20 completions are not graded: no outcome is recorded",
+    "1 of 20 completions are not graded: sample error",
+    "1 of 20 completions are not graded: token limit reached",
+]
 _TIMED_OUT = ["1 of 16 completions are not graded: timed out (the tool counts it as wrong)"]
 _ONE_OF_16 = ["1 of 16 completions are not graded: no outcome is recorded"]
 _ONE_OF_24 = ["1 of 24 completions are not graded: no outcome is recorded"]
 _FILTERS = ["8 rows dropped: lm-eval writes one a filter, with the same responses"]
+_FULL = ["--threshold", "1"]
 _NUMERIC = ["--grader", "numeric"]
 _PLAIN = ["--map", "prompt=question,completion=reply,correct=passed,finish_reason=how"]
 
@@ -73,8 +77,8 @@ LOGS = [
     Log("lighteval", "lighteval/student/details.parquet", [4] * 8, [1, 2, 2, 3, 1, 1, 3, 1], ["--grader", "exact"]),
     Log("reasoning_gym", "reasoning_gym/teacher/leg_counting.json", [4] * 5, [1, 1, 4, 3, 1]),
     Log("reasoning_gym", "reasoning_gym/student/leg_counting.json", [4] * 5, [2, 1, 2, 1, 3]),
-    Log("reasoning_gym", "reasoning_gym/teacher/results.json", [4] * 9, [1, 1, 4, 3, 1, 2, 4, 2, 2], ["--threshold", "1"]),
-    Log("reasoning_gym", "reasoning_gym/student/results.json", [4] * 9, [2, 1, 2, 1, 3, 2, 1, 2, 2], ["--threshold", "1"]),
+    Log("reasoning_gym", "reasoning_gym/teacher/results.json", [4] * 9, [1, 1, 4, 3, 1, 2, 4, 2, 2], _FULL),
+    Log("reasoning_gym", "reasoning_gym/student/results.json", [4] * 9, [2, 1, 2, 1, 3, 2, 1, 2, 2], _FULL),
     Log("verl", "verl/teacher/100.jsonl", [4] * 6, [1, 2, 3, 2, 2, 2]),
     Log("verl", "verl/student/200.jsonl", [4] * 6, [1, 3, 1, 1, 0, 2]),
     Log("trl", "trl/grpo_teacher.parquet", [3, 4, 4, 4], [1, 1, 2, 4], ["--metric", "right"], _ONE_OF_16),

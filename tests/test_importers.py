@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,7 @@ def test_detectors_are_quiet_about_anything_else(tmp_path: Path) -> None:
         ("trl/distillation_teacher.parquet", ImportOptions(), "holds no rewards (distillation logs none)"),
         ("trl/distillation_teacher.parquet", NUMERIC, "row 1: no answer is recorded, and the grader"),
         ("trl/grpo_teacher.parquet", ImportOptions(), "choose one with --metric: right or short"),
-        ("trl/grpo_teacher.parquet", ImportOptions(metric="rihgt"), "expected one of right, short (did you mean 'right'?)"),
+        ("trl/grpo_teacher.parquet", ImportOptions(metric="rihgt"), "one of right, short (did you mean 'right'?)"),
         ("trl/grpo_teacher.parquet", ImportOptions(metric="short"), "0.25 is neither 0 nor 1; say from which score on"),
         ("reasoning_gym/teacher/countdown.json", ImportOptions(), "score 0.01 is neither 0 nor 1; say from which"),
         ("evalplus/teacher.jsonl", ImportOptions(), "samples without outcomes; run `evalplus.evaluate --samples"),
@@ -110,59 +111,6 @@ def test_one_of_four_is_certain_to_be_among_four() -> None:
     curve = compare([run], baseline=run, settings=CompareSettings(ks="all"))["runs"][0]["pass_at_k"]
     assert curve["k"] == [1, 2, 3, 4]
     assert curve["value"] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=1e-12)
-
-
-def test_inspect_needs_no_inspect_and_tells_what_it_knows() -> None:
-    found = import_file(FIXTURES / "inspect/teacher.eval")
-    assert (found.model, found.task, found.grader) == ("mockllm/model", "sums", "recorded by inspect (last_word)")
-    assert {key: found.sampling[key] for key in ("temperature", "top_p", "max_tokens")} == {
-        "temperature": 1.0, "top_p": 1.0, "max_tokens": 64,
-    }  # fmt: skip
-    assert [prompt.prompt_id for prompt in found.prompts] == ["sum/1", "sum/2", "2", "3", "hard"]
-    why = dict(zip(zip(found.rows["prompt_id"], found.rows["sample_id"], strict=True), found.rows["why"], strict=True))
-    assert "the tool server went away" in why["sum/2", 1]
-    assert why["hard", 2] == "token limit reached"
-    regraded = import_file(FIXTURES / "inspect/teacher.eval", None, NUMERIC)
-    assert counted(regraded)[0] == [4, 3, 4, 4, 4]  # with a text there is something to grade, without there is not
-    assert list(regraded.notes) == ["1 of 20 completions are not graded: no completion is recorded"]
-
-
-def test_inspect_summaries_are_enough_for_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("odeval.importers.inspect._LARGE", 0)
-    found = import_file(FIXTURES / "inspect/teacher.eval")
-    assert sorted(zip(*counted(found), strict=True)) == sorted(zip([2, 3, 4, 4, 3], [2, 3, 2, 3, 3], strict=True))
-    assert found.notes[0].startswith("only header and summaries were read")
-    assert found.rows["completion"].isna().all()
-
-
-def inspect_json(path: Path, **changes: object) -> Path:
-    log = json.loads((FIXTURES / "inspect/teacher.json").read_text())
-    for sample in log["samples"]:
-        sample.pop("events")
-    log |= changes
-    path.write_text(json.dumps(log))
-    return path
-
-
-def test_inspect_gotchas(tmp_path: Path) -> None:
-    log = inspect_json(tmp_path / "log.json", status="error")
-    with pytest.raises(OdevalError, match="ended with status 'error', so prompts or epochs may be missing"):
-        import_file(log)
-    assert counted(import_file(log, None, ImportOptions(partial=True))) == ([2, 1], [2, 1])
-    samples = json.loads(log.read_text())["samples"]
-    inspect_json(log, samples=[*samples, {**samples[0], "scores": {"last_word": {"value": "I"}}}])
-    assert counted(import_file(log)) == ([2, 1], [1, 1])
-    assert import_file(log).notes[0] == "1 samples stand there twice; the last of each counts"
-    inspect_json(log, samples=[samples[0], {**samples[0], "id": str(samples[0]["id"])}])
-    with pytest.raises(OdevalError, match="cannot be told apart"):
-        import_file(log)
-    inspect_json(log, samples=[{**samples[0], "scores": {"last_word": {"value": "P"}}}])
-    with pytest.raises(OdevalError, match=r"score 0\.5 is neither 0 nor 1"):
-        import_file(log)
-    inspect_json(log, samples=[{**samples[0], "scores": {"a": {"value": 1}, "b": {"value": {"x": 0, "y": 1}}}}])
-    with pytest.raises(OdevalError, match="several scorers were at work; choose one with --metric: a or b"):
-        import_file(log)
-    assert counted(import_file(log, None, ImportOptions(metric="b/y"))) == ([1], [1])
 
 
 def test_the_default_names_of_a_table_need_no_map(tmp_path: Path) -> None:
@@ -214,6 +162,20 @@ def test_a_malformed_table_is_one_line_with_its_row(line: str, message: str, tmp
         import_file(file, "table")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("verl/teacher/100.jsonl", ImportOptions(columns={"prompt": "input"}), "--map means nothing for the format"),
+        ("tinker/teacher/trajectories.jsonl", ImportOptions(metric="x"), "--metric means nothing for the"),
+        ("verl/teacher/100.jsonl", ImportOptions(partial=True), "--partial means nothing for the format 'verl'"),
+        ("trl/grpo_teacher.parquet", replace(NUMERIC, metric="right"), "--grader decides what is right"),
+    ],
+)  # fmt: skip
+def test_no_option_is_ignored(path: str, options: ImportOptions, message: str) -> None:
+    with pytest.raises(OdevalError, match=message):
+        import_file(FIXTURES / path, None, options)
 
 
 def test_outcomes() -> None:

@@ -104,7 +104,7 @@ def test_a_run_that_was_cut_short_is_finished_with_the_same_bytes(tmp_path: Path
     sample(Echo(), MODEL, TASK, PARAMS, run)
     for lost in ("part-00001-00000.parquet", "part-00003-00000.parquet"):
         (run.samples / lost).unlink()
-    (run.samples / ".part-00001-00000.parquet.999.tmp").write_bytes(b"half")
+    (run.samples / ".part-00001-00000.parquet.99999999.tmp").write_bytes(b"half")
     engine = Echo()
     sample(engine, MODEL, TASK, PARAMS, run)
     assert len(engine.asked) == 12, "only what was missing"

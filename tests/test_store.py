@@ -185,7 +185,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path: Path) -> None:
             assert "part-00000-00000.parquet: damaged (" in found
             assert "\n" not in found
         else:
-            assert found.equals(table), "a flip that changes a value must not pass"
+            assert found.to_pydict() == table.to_pydict(), "a flip that changes a value must not pass"
 
 
 def test_keys_and_order_of_parts(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ EMBEDDED = [(world, model) for world in testbed.WORLDS for model in testbed.mode
 ARMS = ["blend", "forward_kl", "gkd", "reverse_kl"]
 
 
+@cache
 def enumeration(world: str, model: str, limit: int) -> exact.Enumeration:
     loaded = HfModel(testbed.checkpoint(world, model), "cpu")
     prompts = testbed.world(world).prompts("heldout", limit)

@@ -18,13 +18,13 @@ Out = Annotated[Path, Parameter(name=["-o", "--out"])]
 
 
 def import_(
-    format_: str, file: Path, /, *, out: Out, columns: Annotated[str | None, Parameter(name="--map")] = None,
+    format: str, file: Path, /, *, out: Out, columns: Annotated[str | None, Parameter(name="--map")] = None,
     grader: str = "", threshold: float | None = None, metric: str = "", model: str = "", partial: bool = False,
 ) -> int:  # fmt: skip
     """Read a log of another tool into a run folder. Says what it dropped and why; never guesses what is right.
 
     Args:
-        format_: auto, or counts, lm_eval, inspect, evalplus, human_eval, bigcode, lighteval, reasoning_gym, verl, trl,
+        format: auto, or counts, lm_eval, inspect, evalplus, human_eval, bigcode, lighteval, reasoning_gym, verl, trl,
             tinker, table.
         file: The log.
         out: The run folder.
@@ -42,7 +42,7 @@ def import_(
 
     function = grader_named(grader) if grader else None
     options = ImportOptions(_columns(columns), function, grader, threshold, metric, model, partial)
-    found = import_file(file, None if format_ == "auto" else format_, options)
+    found = import_file(file, None if format == "auto" else format, options)
     run = RunFolder(out)
     write_imported(found, run, file)
     for note in found.notes:

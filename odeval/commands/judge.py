@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from odeval.commands.options import emit, parse_ks
+from cyclopts import Parameter
+
+from odeval.commands.options import emit, parse_ks, parse_whole
 from odeval.errors import CannotJudge, OdevalError
 
 
@@ -118,4 +120,34 @@ def report(comparison: Path, /, *, verdict: Path | None = None, out: Path | None
     if not path.exists():
         raise CannotJudge(f"{path}: no verdict to report; run `odeval gate {comparison} --out {path}` first")
     print(write_report(read_comparison(comparison), read_json(path), out or folder))
+    return 0
+
+
+def plan(
+    *, pilot: Path | None = None, prompts: str = "100,200,500,1000", n: Annotated[str, Parameter(name=["-n", "--n"])] = "16,32,64",
+    ks: str | None = None, margin: float = 0.03, alpha: float = 0.05, drop: float = 0.06, power: float = 0.8,
+    tokens: float | None = None, json: bool = False,
+) -> int:  # fmt: skip
+    """Tell what a gate will see, before the samples are paid for.
+
+    Args:
+        pilot: A small run, log or counts file of the same kind of model and task; a typical benchmark otherwise.
+        prompts: Comma-separated numbers of prompts to consider.
+        n: Comma-separated samples per prompt to consider.
+        ks: Comma-separated k to judge; powers of two up to n/2 by default.
+        margin: Of the rule pass@k.delta >= -margin.
+        alpha: One-sided error rate.
+        drop: Drop of pass@k, at its worst k, that must not be missed.
+        power: Wanted chance of seeing it.
+        tokens: Tokens per completion, for the cost; the pilot's own mean by default.
+        json: Print JSON on stdout and nothing else.
+    """
+    from odeval.commands.planning import budget
+    from odeval.terminal import print_plan
+
+    designs = budget(
+        pilot, parse_whole(prompts, "--prompts"), parse_whole(n, "-n"), parse_ks(ks),
+        margin=margin, alpha=alpha, drop=drop, power=power, tokens=tokens,
+    )  # fmt: skip
+    emit(designs, None, json, lambda: print_plan(designs))
     return 0

@@ -21,6 +21,14 @@ def parse_ks(text: str | None) -> tuple[int, ...] | Literal["all"]:
         raise OdevalError(f"--ks {text}: expected comma-separated whole numbers such as 1,4,16, or all") from None
 
 
+def parse_whole(text: str, flag: str) -> list[int]:
+    """Read a flag such as --prompts 100,200."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise OdevalError(f"{flag} {text}: expected comma-separated whole numbers such as 100,200") from None
+
+
 def emit(result: dict[str, Any], out: Path | None, as_json: bool, show: Callable[[], None]) -> None:
     from odeval.atomic import write_json
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from odeval.commands.options import parse_ks
+from odeval.commands.options import parse_ks, parse_whole
 
 Samples = Annotated[int | None, Parameter(name=["-n", "--n"])]
 
@@ -50,7 +50,7 @@ def audit(
     limit: int | None = None,
     temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
     max_tokens: int | None = None, seed: int | None = None, ks: str | None = None,
-    threshold: float | None = None, rules: Path | None = None,
+    threshold: float | None = None, rules: Path | None = None, looks: str | None = None, confirm: bool | None = None,
     device: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
     json: bool = False, quiet: bool = False,
 ) -> int:  # fmt: skip
@@ -73,6 +73,8 @@ def audit(
         ks: Comma-separated k of the curve; powers of two up to n by default.
         threshold: Entropy of a branch point in nats (0.8).
         rules: YAML file of gate rules.
+        looks: Comma-separated samples per prompt at which to judge and perhaps stop, such as 8,16,32,64.
+        confirm: Repeat a FAIL once with fresh samples; it stands only if it comes again.
         device: cpu, cuda or auto.
         config: YAML file with any of these settings.
         print_config: Print the resolved settings and where each came from, and stop.
@@ -87,7 +89,8 @@ def audit(
         "students": students, "teacher": teacher, "task": task, "out": out, "baseline": baseline, "grader": grader,
         "n": n, "limit": limit, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens,
         "seed": seed,
-        "ks": parse_ks(ks), "threshold": threshold, "rules": rules, "device": device,
+        "ks": parse_ks(ks), "threshold": threshold, "rules": rules,
+        "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "device": device,
     }  # fmt: skip
     resolved, sources = resolve(AuditConfig, flags, config, os.environ)
     if print_config:

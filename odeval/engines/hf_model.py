@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from odeval.atomic import hash_files
+from odeval.engines.cache import new_cache
 from odeval.engines.loading import check_folder, device_named, first_line, load_tokenizer, load_weights, stop_ids
 from odeval.errors import OdevalError
 from odeval.types import ModelRef, Prompt, content_hash
@@ -129,8 +129,8 @@ class HfModel:
         return list(self.tokenizer.batch_decode([list(ids) for ids in sequences], skip_special_tokens=True))
 
     def new_cache(self) -> Any:
-        """Return an empty cache of the kind the model's layers need; `reorder_cache` picks rows in all kinds."""
-        return DynamicCache(config=self.model.config)
+        """Return an empty cache of the kinds of layer the model has."""
+        return new_cache(self.model.config)
 
     @torch.no_grad()
     def forward(self, input_ids: torch.Tensor, cache: Any, keep: int = 1) -> torch.Tensor:

@@ -32,17 +32,17 @@ from odeval.visible import visible
 
 IMPORTERS: dict[str, Importer] = {
     "counts": Importer(counts.read, counts.detect, "{id, n, c} a line: JSONL, CSV, parquet; also passk-inference"),
-    "lm_eval": Importer(lm_eval.read, lm_eval.detect, "samples_*.jsonl of lm-evaluation-harness (--log_samples)"),
-    "inspect": Importer(inspect.read, inspect.detect, ".eval and .json logs of Inspect"),
-    "evalplus": Importer(evalplus.read, evalplus.detect, "*_eval_results.json of EvalPlus"),
+    "lm_eval": Importer(lm_eval.read, lm_eval.detect, "samples_*.jsonl of lm-eval (--log_samples)", ("metric",)),
+    "inspect": Importer(inspect.read, inspect.detect, ".eval and .json logs of Inspect", ("metric", "partial")),
+    "evalplus": Importer(evalplus.read, evalplus.detect, "*_eval_results.json of EvalPlus", ("metric",)),
     "human_eval": Importer(human_eval.read, human_eval.detect, "*_results.jsonl of human-eval"),
     "bigcode": Importer(bigcode.read, bigcode.detect, "generations_*.json of bigcode-evaluation-harness"),
-    "lighteval": Importer(lighteval.read, lighteval.detect, "details_*.parquet of lighteval (--save-details)"),
+    "lighteval": Importer(lighteval.read, lighteval.detect, "details_*.parquet of lighteval", ("metric",)),
     "reasoning_gym": Importer(reasoning_gym.read, reasoning_gym.detect, "DATASET.json, results.json of reasoning-gym"),
-    "verl": Importer(verl.read, verl.detect, "STEP.jsonl of verl (trainer.validation_data_dir)"),
-    "trl": Importer(trl.read, trl.detect, "completions_*.parquet of TRL (log_completions)"),
+    "verl": Importer(verl.read, verl.detect, "STEP.jsonl of verl (trainer.validation_data_dir)", ("metric",)),
+    "trl": Importer(trl.read, trl.detect, "completions_*.parquet of TRL (log_completions)", ("metric",)),
     "tinker": Importer(tinker.read, tinker.detect, "trajectories.jsonl of tinker-cookbook"),
-    "table": Importer(table.read, table.detect, "any JSONL, CSV or parquet by column map: --map prompt=…,correct=…"),
+    "table": Importer(table.read, table.detect, "any JSONL, CSV or parquet: --map prompt=…,correct=…", ("columns",)),
 }
 
 
@@ -77,8 +77,14 @@ def import_file(path: Path, name: str | None = None, options: ImportOptions | No
     if not path.is_file():
         raise OdevalError(f"{path}: is a folder, give the file in it" if path.is_dir() else f"{path}: no such file")
     chosen = detect(path) if name is None else name.replace("-", "_")
+    options = options or ImportOptions()
+    for option, flag in (("columns", "--map"), ("metric", "--metric"), ("partial", "--partial")):
+        if getattr(options, option) and option not in IMPORTERS[chosen].takes:
+            raise OdevalError(f"{path}: {flag} means nothing for the format '{chosen}'; leave it out")
+    if options.grader is not None and (options.metric or options.threshold is not None):
+        raise OdevalError(f"{path}: --grader decides what is right; leave out --metric and --threshold")
     try:
-        return IMPORTERS[chosen].read(path, options or ImportOptions())
+        return IMPORTERS[chosen].read(path, options)
     except OdevalError as error:  # names and values in it come from the file
         raise type(error)(visible(str(error))) from error
 

@@ -83,11 +83,13 @@ class Importer:
         read: (path, options) -> Imported. Raises OdevalError with one line that names file and row.
         detect: path -> is this file of that kind? Reads as little as possible, never raises.
         what: For people: which tool, which file.
+        takes: Which of `columns`, `metric` and `partial` it heeds; the others are refused, not ignored.
     """
 
     read: Callable[[Path, ImportOptions], Imported]
     detect: Callable[[Path], bool]
     what: str
+    takes: tuple[str, ...] = ()
 
 
 def write_imported(found: Imported, run: RunFolder, source: Path) -> None:

@@ -25,8 +25,8 @@ def read(path: Path, options: ImportOptions) -> Imported:
     Raises:
         OdevalError: A row lacks a field, repeats an id, or has c > n; the text names file and row.
     """
-    if options.grader is not None:
-        raise OdevalError(f"{path}: holds counts only, there is nothing to grade; leave out --grader")
+    if options.grader is not None or options.threshold is not None:
+        raise OdevalError(f"{path}: holds counts only, nothing to grade; leave out --grader and --threshold")
     counts: dict[str, tuple[int, int]] = {}
     contents: dict[str, str] = {}
     for where, row in read_rows(path):

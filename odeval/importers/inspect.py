@@ -20,6 +20,7 @@ from odeval.types import Prompt
 
 _WORDS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # Inspect's letters: correct, partial, incorrect, no answer
 _LARGE = 2**30  # bytes of samples above which only header and summaries are read
+_KEPT = ("id", "epoch", "input", "target", "output", "scores", "error", "limit")
 _SAMPLE = re.compile(r"samples/.+\.json$", re.DOTALL)
 
 
@@ -93,10 +94,12 @@ def _zipped_samples(log: ZippedLog, options: ImportOptions, notes: list[str]) ->
         notes.append("only header and summaries were read; texts, and what is checked on them, are left out")
         where = f"{log.path} member summaries.json"
         return _numbered(parse_json(log.read("summaries.json"), where), where)
-    return [
-        (f"{log.path} member {name}", as_object(parse_json(log.read(name), f"{log.path} member {name}"), name))
-        for name in names
-    ]
+    samples = []
+    for name in names:
+        where = f"{log.path} member {name}"
+        sample = as_object(parse_json(log.read(name), where), where)
+        samples.append((where, {key: sample[key] for key in _KEPT if key in sample}))  # a sample's events are large
+    return samples
 
 
 def _numbered(value: Any, where: str) -> list[tuple[str, Row]]:
@@ -147,6 +150,7 @@ def _completions(samples: list[tuple[str, Row]], scorer: str) -> Iterator[Found]
         prompt = _prompt(sample, where, answers)
         null, why = _trouble(sample)
         text, finish = _output(sample, where)
+        finish = "error" if null else finish  # not the model's own end, so no grader is to judge it either
         yield Found(
             where, prompt, text, null=null, why=why, finish=finish, sample_id=sample["epoch"] - 1, answers=answers,
             score=_WORDS.get(value, value) if isinstance(value, str) else value,

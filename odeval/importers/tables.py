@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,20 +103,33 @@ def _leading_keys(text: str) -> set[str]:
     return keys
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, unique: bool = False) -> Any:
     """Parse JSON; half characters that UTF-8 cannot hold become "?".
+
+    Args:
+        text: JSON.
+        where: File and row, for errors.
+        unique: Refuse an object with one key twice, of which JSON readers silently keep the last.
 
     Raises:
         OdevalError: It is none.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique) if unique else json.loads(text)
     except UnicodeDecodeError as error:
         raise OdevalError(f"{where}: is not UTF-8 text (byte {error.start})") from error
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of more than 4300 digits
         raise OdevalError(f"{where}: is no JSON ({_json_reason(error)})") from error
     surrogate = b"\\ud" if isinstance(text, bytes) else "\\ud"
     return _whole_characters(value) if surrogate in text.lower() else value  # type: ignore[operator]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def _json_reason(error: Exception) -> str:
@@ -150,12 +164,12 @@ def read_json_file(path: Path) -> Any:
         OdevalError: It is missing, damaged, or not UTF-8.
     """
     try:
-        return parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path))
+        return parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path), unique=True)
     except OSError as error:
         raise OdevalError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
@@ -178,7 +192,7 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            for row in reader:
+            while (row := _next(reader, path)) is not None:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
                     raise OdevalError(
@@ -187,6 +201,13 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
                 yield where, {key: value for key, value in row.items() if value != ""}
     finally:
         csv.field_size_limit(limit)
+
+
+def _next(reader: csv.DictReader[str], path: Path) -> dict[str | Any, str | Any] | None:
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise OdevalError(f"{path}:{reader.line_num}: is no CSV ({error})") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
