@@ -88,7 +88,7 @@ WHY = {
     ),
     ("passk-inference", "band"): (
         "both are right: passk-inference bootstraps the largest deviation with multipliers, odeval takes "
-        "the quantile of the multivariate t of the same covariance; they differ by Monte-Carlo error and by normal against t"
+        "the quantile of the multivariate t of the same covariance; they differ by Monte-Carlo error, and normal from t"
     ),
 }
 

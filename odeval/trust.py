@@ -22,7 +22,7 @@ Status = Literal["ok", "warn", "block", "unknown"]
 FEW_PROMPTS, TOO_FEW_PROMPTS = 100, 50
 _TRUNCATED = 0.02
 _UNGRADED = 0.02
-_COPIED = 8.0  # standard errors; the largest of a million independent pairs stays below 6
+_COPIED = 1e-6  # p value under which a stream is called a copy
 _CHANCE = 1e-4  # one-sided probability under which repeats are called suspicious
 
 
@@ -172,10 +172,10 @@ def _seeds(runs: list[Measured]) -> Trust:
 def _streams(runs: list[Measured]) -> Trust:
     name = "No sample is a copy of another across prompts"
     for run in runs:
-        first, second, z = copied_streams(run.completions)
-        if z > _COPIED:
+        first, second, p_value = copied_streams(run.completions)
+        if p_value < _COPIED:
             return Trust(
-                name, "block", f"{run.label}: samples {first} and {second} agree on too many prompts (z = {z:.0f})"
+                name, "block", f"{run.label}: samples {first} and {second} agree on too many prompts (p {p_value:.0e})"
             )
     return Trust(name, "ok", "no two sample numbers agree more often than the answers' frequencies explain")
 
@@ -184,41 +184,34 @@ def copied_streams(completions: pd.DataFrame, most: int = 2000) -> tuple[int, in
     """Find the pair of sample numbers that agree on more prompts than chance explains.
 
     Shards that ran with one seed, or seeds that overlap between requests, give sample i and sample j the same text on
-    every prompt. Independent samples agree on prompt p with the share m_p of equal pairs there, so over prompts the
-    number of agreements has mean Σ m_p and variance at most Σ m_p (1 − m_p).
+    every prompt. Independent samples agree on prompt p with the share m_p of equal pairs there. The number of
+    agreements over P prompts is then Poisson-binomial, whose upper tail is at most that of Binomial(P, mean m_p).
 
     Args:
         completions: With prompt_id, sample_id and digest.
         most: Prompts to look at.
 
     Returns:
-        The two sample numbers and their z score; (0, 0, 0.0) where nothing can be tested.
+        The two sample numbers and a p value, Bonferroni over all pairs; (0, 0, 1.0) where nothing can be tested.
 
     Source:
-        Ours; the failure is that of vLLM issue 11953.
+        Ours; the failure is that of vLLM issue 11953. The tail bound is Hoeffding 1956.
     """
     chosen = completions[completions["prompt_id"].isin(completions["prompt_id"].unique()[:most])]
     table = chosen.pivot(index="prompt_id", columns="sample_id", values="digest").dropna()
-    codes = (
-        np.stack([np.unique(row, return_inverse=True)[1] for row in table.to_numpy()])
-        if len(table)
-        else np.empty((0, 0))
-    )
+    if len(table) < 2 or table.shape[1] < 2:
+        return 0, 0, 1.0
+    codes = np.stack([np.unique(row, return_inverse=True)[1] for row in table.to_numpy()])
     prompts, samples = codes.shape
-    if prompts < 2 or samples < 2:
-        return 0, 0, 0.0
     pairs = samples * (samples - 1) / 2
-    equal = np.array([(count * (count - 1) / 2).sum() for count in map(np.bincount, codes)]) / pairs
-    spread = math.sqrt(float((equal * (1 - equal)).sum()))
-    if spread == 0:
-        return 0, 0, 0.0
-    best = (0, 0, 0.0)
+    equal = np.mean([(count * (count - 1) / 2).sum() / pairs for count in map(np.bincount, codes)])
+    best = (0, 0, -1)
     for i in range(samples - 1):
-        z = ((codes[:, i + 1 :] == codes[:, i : i + 1]).sum(0) - equal.sum()) / spread
-        j = int(z.argmax())
-        if z[j] > best[2]:
-            best = (int(table.columns[i]), int(table.columns[i + 1 + j]), float(z[j]))
-    return best
+        agreements = (codes[:, i + 1 :] == codes[:, i : i + 1]).sum(0)
+        j = int(agreements.argmax())
+        if agreements[j] > best[2]:
+            best = (int(table.columns[i]), int(table.columns[i + 1 + j]), int(agreements[j]))
+    return best[0], best[1], min(1.0, float(pairs * distributions.binom.sf(best[2] - 1, prompts, equal)))
 
 
 def _repeats(run: Measured) -> Trust:

@@ -13,6 +13,7 @@ from logs import FIXTURES, counted
 from odeval.errors import OdevalError
 from odeval.importers import import_file
 from odeval.importers.base import ImportOptions
+from odeval.importers.zipped import ZippedLog
 from odeval.tasks.graders import GRADERS
 
 NUMERIC = ImportOptions(grader=GRADERS["numeric"], grader_name="numeric")
@@ -143,3 +144,19 @@ def test_chat_turns_of_trl(tmp_path: Path) -> None:
     assert found.prompts[0].messages == ({"role": "user", "content": "q"},)
     assert found.rows["completion"].tolist() == ["a", "a"]
     assert counted(found) == ([2], [1])
+
+
+def test_the_answers_of_a_log_can_be_graded_anew() -> None:
+    """Where the log holds the expected answer, a grader agrees with what the tool recorded."""
+    for name in ("verl/teacher/100.jsonl", "tinker/teacher/trajectories.jsonl"):
+        assert counted(import_file(FIXTURES / name, None, NUMERIC)) == counted(import_file(FIXTURES / name))
+
+
+def test_a_member_is_checked_against_its_checksum() -> None:
+    with ZippedLog(FIXTURES / "inspect/teacher.eval") as log:
+        assert json.loads(log.read("header.json"))["status"] == "success"
+        log.members["header.json"].CRC ^= 1
+        with pytest.raises(OdevalError, match=r"member header\.json: is damaged \(its checksum differs\)"):
+            log.read("header.json")
+        with pytest.raises(OdevalError, match=r"member absent\.json: is missing"):
+            log.read("absent.json")
