@@ -17,7 +17,7 @@ from odeval.curves import curve_per_prompt
 from odeval.errors import CannotJudge, OdevalError
 from odeval.examples import lost_prompts
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
-from odeval.metrics import METRICS
+from odeval.metrics import FAMILIES, METRICS
 from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
@@ -165,8 +165,24 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
         "metrics": metrics,
+        "families": _families(run, prompt_ids, settings.confidence),
+        "thresholds": run.thresholds,
         "survival": _survival(run),
     }
+
+
+def _families(run: Measured, prompt_ids: Sequence[str], confidence: float) -> dict[str, Any]:
+    found = {}
+    for name, metric in run.families.items():
+        family = FAMILIES[name.partition("@")[0]]
+        curve = linearise(metric, prompt_ids, clusters(run, prompt_ids))
+        used = [j for j, value in enumerate(curve.value) if np.isfinite(value)]
+        items = estimate(curve, confidence, family.bounds)
+        found[name] = {
+            "label": family.label, "unit": family.unit, "grid_unit": family.grid_unit, "source": family.source,
+            "grid": [metric.grid[j] for j in used], **columns([items[j] for j in used]),
+        }  # fmt: skip
+    return found
 
 
 def _survival(run: Measured) -> dict[str, Any]:

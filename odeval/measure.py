@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -16,13 +17,14 @@ import pyarrow.parquet as pq
 
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
-from odeval.metrics import METRICS
+from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
-from odeval.metrics.tokens import added, blocks
+from odeval.metrics.tokens import blocks, combined
 from odeval.store import RunFolder, part_provenance
 from odeval.types import TRAJECTORIES, PerPrompt, Prompt
 
+THRESHOLDS = (0.672, 0.8, 1.0)  # nats: arXiv 2506.01939, and the two of arXiv 2603.07079
 SURVIVAL_EDGES = np.linspace(0.0, 5.0, 101)  # nats
 
 
@@ -39,8 +41,9 @@ class Measured:
             logprob, digest. Empty for a run that holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
+        families: Family name with @trajectory → PerPrompt with its grid.
         survival: Trajectory → {"teacher", "student"} → token counts per bin of SURVIVAL_EDGES; empty if not scored.
-        scored: What tokens/ was computed from: teacher and student fingerprints.
+        thresholds: Name → entropy in nats: absolute ones, and the teacher's own 80th percentile for both models.
     """
 
     label: str
@@ -50,8 +53,9 @@ class Measured:
     completions: pd.DataFrame
     counts: pd.DataFrame
     sums: dict[str, PerPrompt]
-    survival: dict[str, dict[str, np.ndarray]]
-    scored: dict[str, Any]
+    families: dict[str, PerPrompt] = field(default_factory=dict)
+    survival: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
 
 
 def measure(run: RunFolder, label: str, threshold: float) -> Measured:
@@ -77,16 +81,15 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
             f"{run.path}: {len(absent)} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`"
         )
     sums = {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
-    histograms: dict[str, dict[str, np.ndarray]] = {}
-    scored: dict[str, Any] = {}
-    for trajectory in TRAJECTORIES:
-        paths = run.part_paths(run.tokens(trajectory))
-        if not paths:
-            continue
-        scored = part_provenance(paths[0])
-        sums.update(_token_sums(run, trajectory, threshold, histograms))
     contents = {prompt_id: prompt.content for prompt_id, prompt in prompts.items()}
-    return Measured(label, meta, prompts, contents, completions, counts(completions), sums, histograms, scored)
+    found = Measured(label, meta, prompts, contents, completions, counts(completions), sums)
+    if run.part_paths(run.tokens("teacher")):
+        found.thresholds.update({f"{tau:g}": tau for tau in sorted({*THRESHOLDS, threshold})})
+        found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
+    for trajectory in TRAJECTORIES:
+        if run.part_paths(run.tokens(trajectory)):
+            _measure_tokens(run, trajectory, threshold, found)
+    return found
 
 
 def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
@@ -98,23 +101,37 @@ def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
     )
     prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
     contents = {row["id"]: row["content"] for row in rows if "content" in row}
-    return Measured(label, meta, prompts, contents, pd.DataFrame(), table.sort_index(), {}, {}, {})
+    return Measured(label, meta, prompts, contents, pd.DataFrame(), table.sort_index(), {})
 
 
-def _token_sums(
-    run: RunFolder, trajectory: str, threshold: float, histograms: dict[str, dict[str, np.ndarray]]
-) -> dict[str, PerPrompt]:
-    sums: dict[str, PerPrompt] = {}
-    totals: dict[str, np.ndarray] = {}
+def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Measured) -> None:
+    """Reduce a trajectory part by part; only sums per prompt and histograms stay."""
+    parts: dict[str, list[PerPrompt]] = {}
+    families: dict[str, list[PerPrompt]] = {}
+    histograms: dict[str, np.ndarray] = {}
+    taus = tuple(found.thresholds.values())
     for tokens in blocks(run, trajectory):
         for name, metric in METRICS.items():
             if metric.table == "tokens":
-                key = f"{name}@{trajectory}"
-                sums[key] = added(sums.get(key), metric.compute(tokens, threshold))
-        for model, found in survival(tokens, SURVIVAL_EDGES).items():
-            totals[model] = totals.get(model, 0) + found
-    histograms[trajectory] = totals
-    return sums
+                parts.setdefault(f"{name}@{trajectory}", []).append(metric.compute(tokens, threshold))
+        for name, family in FAMILIES.items():
+            if family.grid or taus:
+                own = family.compute(tokens, family.grid or taus)
+                families.setdefault(f"{name}@{trajectory}", []).append(own)
+        for model, counted in survival(tokens, SURVIVAL_EDGES).items():
+            histograms[model] = histograms.get(model, 0) + counted
+    found.sums.update({name: combined(own) for name, own in parts.items()})
+    found.families.update({name: combined(own) for name, own in families.items()})
+    found.survival[trajectory] = histograms
+
+
+def entropy_quantile(run: RunFolder, share: float) -> float:
+    """Quantile of the teacher's entropy over the tokens of its own completions, to 0.001 nats."""
+    edges = np.arange(0.0, 20.0, 1e-3)
+    counted = np.zeros(len(edges) - 1, dtype=np.int64)
+    for tokens in blocks(run, "teacher"):
+        counted += survival(tokens, edges)["teacher"]
+    return float(edges[np.searchsorted(np.cumsum(counted), share * counted.sum())]) if counted.any() else math.nan
 
 
 def load_completions(run: RunFolder) -> pd.DataFrame:

@@ -9,18 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from odeval.curves import (
-    Counts,
-    PairedCurve,
-    crossover,
-    curve_per_prompt,
-    effective_samples,
-    first_loss,
-    paired_curve,
-    permutation_test,
-)
+from odeval.curves import Counts, PairedCurve, curve_per_prompt, paired_curve, permutation_test
+from odeval.landmarks import crossover, effective_samples, first_loss
+from odeval.link import exposure_bias, rank_link, ratio_per_prompt
 from odeval.measure import Measured
 from odeval.metrics import METRICS
+from odeval.metrics.passk import pass_at_k
 from odeval.overlap import overlap
 from odeval.stats import estimate, linearise
 from odeval.types import Estimate
@@ -86,6 +80,7 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
         },
         "metrics": metrics,
         "solved": _solved(counts, prompt_ids),
+        **_tokens_to_outcomes(role, reference, candidate, prompt_ids, counts, confidence),
     }
 
 
@@ -105,6 +100,42 @@ def _shares(
         "gain": {"baseline": plain(gains[0].value), "candidate": plain(gains[1].value)},
         "inherited": [number(item) for item in inherited],
     }
+
+
+def _tokens_to_outcomes(
+    role: str, reference: Measured, candidate: Measured, prompt_ids: Sequence[str], counts: Sequence[Counts],
+    confidence: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Against the teacher: per prompt, does what was lost at branch points go with what was lost of pass@k?"""
+    lost = candidate.sums.get("entropy_lost_on_branch@teacher")
+    n = int(min(run.n.min() for run in counts))
+    if role != "teacher" or lost is None or n < 2:
+        return {}
+    k = max(1, n // 2)
+    before, after = (pass_at_k(run.n, run.c, [1, k]) for run in counts)
+    loss = before[:, 1] - after[:, 1]
+    entropy = ratio_per_prompt(lost, prompt_ids)
+    controls = [ratio_per_prompt(reference.sums["completion_length"], prompt_ids), before[:, 0]]
+    groups = clusters(reference, prompt_ids)
+    curves = [
+        linearise(candidate.families[f"forward_kl_by_position@{where}"], prompt_ids, groups)
+        for where in ("student", "teacher")
+        if f"forward_kl_by_position@{where}" in candidate.families
+    ]
+    found: dict[str, Any] = {
+        "link": {
+            "question": "does entropy lost at branch points go with pass@k lost, prompt by prompt?",
+            "k": k,
+            "plain": number(rank_link(entropy, loss, (), confidence)),
+            "beyond length and accuracy": number(rank_link(entropy, loss, controls, confidence)),
+        }
+    }
+    if len(curves) == 2:
+        ends = candidate.families["forward_kl_by_position@student"].grid
+        bias = exposure_bias(curves[0], curves[1], ends, confidence)
+        used = [j for j, item in enumerate(bias) if item.known]
+        found["exposure_bias"] = {"tokens": [ends[j] for j in used], **columns([bias[j] for j in used])}
+    return found
 
 
 def _solved(counts: Sequence[Counts], prompt_ids: Sequence[str]) -> dict[str, Any]:
@@ -181,7 +212,7 @@ def number(item: Estimate) -> dict[str, Any]:
 def columns(items: Sequence[Estimate]) -> dict[str, list[Any]]:
     """Estimates as one list a field."""
     rows = [number(item) for item in items]
-    return {key: [row[key] for row in rows] for key in rows[0]}
+    return {key: [row[key] for row in rows] for key in number(Estimate(0.0))}
 
 
 def plain(value: Any) -> Any:

@@ -118,7 +118,7 @@ def estimate(
     return [
         replace(
             _bounded(value, quantile * se, int(n), curve.degrees + 1, confidence, bounds),
-            se=se,
+            se=float(se),
             degrees=curve.degrees,
         )
         for value, se, n in zip(curve.value, spread, curve.n, strict=True)

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from odeval.curves import (
-    Counts,
-    crossover,
-    curve_per_prompt,
-    effective_samples,
-    first_loss,
-    paired_curve,
-    permutation_test,
-)
+from odeval.curves import Counts, curve_per_prompt, paired_curve, permutation_test
+from odeval.landmarks import crossover, effective_samples, first_loss
 from odeval.metrics.passk import pass_at_k, sampling_covariance
 
 

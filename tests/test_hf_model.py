@@ -157,7 +157,7 @@ def test_padded_rows_of_the_head_are_cut() -> None:
     ids = torch.arange(4, 20)[None]
     with torch.no_grad():
         assert wrapped.logits_at(wrapped.hidden(ids, torch.ones_like(ids))[0]).shape == (16, VOCAB)
-        assert wrapped.forward(ids, wrapped.new_cache()).shape == (1, VOCAB)
+        assert wrapped.forward(ids, wrapped.new_cache(16)).shape == (1, VOCAB)
 
 
 def test_messages_go_through_the_models_own_template() -> None:

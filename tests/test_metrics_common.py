@@ -10,8 +10,8 @@ import pytest
 from synthetic import draws, random_tokens, write_run, write_tokens
 
 from odeval.measure import load_completions, measure
-from odeval.metrics import METRICS
-from odeval.metrics.tokens import TokenBlock, added, block, blocks
+from odeval.metrics import FAMILIES, METRICS
+from odeval.metrics.tokens import TokenBlock, block, blocks, combined
 from odeval.types import TOKEN_COLUMNS, PerPrompt
 
 THRESHOLD = 0.8
@@ -46,6 +46,7 @@ def tokens(seed: int = 0, prompts: int = 9, same: bool = False) -> TokenBlock:
         prompt_ids=np.array([f"p{i}" for i in range(prompts)], dtype=object),
         prompt=np.repeat(np.arange(prompts), 24),
         sequence=np.repeat(np.arange(prompts * 4), 6),
+        position=np.tile(np.arange(6), prompts * 4),
         **flat,
     )
 
@@ -68,18 +69,60 @@ def test_doubling_every_prompt_leaves_the_value(name: str, frame: pd.DataFrame) 
 def test_blocks_add_up_to_the_whole(name: str) -> None:
     whole = tokens()
     compute = METRICS[name].compute
-    total = None
-    for chosen in (whole.prompt % 2 == 0, whole.prompt % 2 == 1):
-        part = TokenBlock(
-            whole.prompt_ids,
-            whole.prompt[chosen],
-            whole.sequence[chosen],
-            *(getattr(whole, c)[chosen] for c in TOKEN_COLUMNS),
-        )
-        total = added(total, compute(part, THRESHOLD))
+    total = combined([compute(half(whole, parity), THRESHOLD) for parity in (0, 1)])
     expected = compute(whole, THRESHOLD)
     np.testing.assert_allclose(total.numerator, expected.numerator)
     np.testing.assert_allclose(total.denominator, expected.denominator)
+
+
+def half(whole: TokenBlock, parity: int) -> TokenBlock:
+    chosen = whole.sequence % 2 == parity
+    columns = ("prompt", "sequence", "position", *TOKEN_COLUMNS)
+    return TokenBlock(whole.prompt_ids, *(getattr(whole, name)[chosen] for name in columns))
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_families_add_up_and_stay_in_bounds(name: str) -> None:
+    whole, family = tokens(), FAMILIES[name]
+    grid = family.grid or (0.3, 0.8, 1.0)
+    expected = family.compute(whole, grid)
+    total = combined([family.compute(half(whole, parity), grid) for parity in (0, 1)])
+    np.testing.assert_allclose(total.numerator, expected.numerator)
+    np.testing.assert_allclose(total.denominator, expected.denominator)
+    assert expected.grid == grid
+    with np.errstate(invalid="ignore"):
+        values = expected.numerator.sum(0) / expected.denominator.sum(0)
+    values = values[np.isfinite(values)]
+    assert len(values)
+    assert (values >= family.bounds[0]).all()
+    assert (values <= family.bounds[1]).all()
+
+
+def test_families_agree_with_the_metric_at_one_threshold() -> None:
+    whole = tokens()
+    grid = FAMILIES["retention_by_threshold"].compute(whole, (0.3, THRESHOLD))
+    single = METRICS["retention"].compute(whole, THRESHOLD)
+    np.testing.assert_array_equal(grid.numerator[:, 1], single.numerator)
+
+
+def test_coverage_profile_against_a_plain_loop() -> None:
+    whole = tokens()
+    found = FAMILIES["coverage_profile"].compute(whole, (2.0, 16.0))
+    for j, m in enumerate((2.0, 16.0)):
+        count = 0
+        for sequence in np.unique(whole.sequence):
+            own = whole.sequence == sequence
+            ratio = np.exp(whole.teacher_logprob[own].sum() - whole.student_logprob[own].sum())
+            count += ratio >= m
+        assert found.numerator[:, j].sum() == count
+    assert found.denominator[:, 0].sum() == len(np.unique(whole.sequence))
+
+
+def test_positions_fall_into_their_stretch() -> None:
+    whole = tokens()
+    found = FAMILIES["forward_kl_by_position"].compute(whole, (1.0, 2.0, 4.0, 8.0))
+    assert found.denominator.sum(0).tolist() == [36, 36, 72, 72]  # positions 0; 1; 2-3; 4-5 of 36 completions
+    assert found.numerator[:, 0].sum() == pytest.approx(whole.forward_kl[whole.position == 0].sum())
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -88,10 +131,11 @@ def test_teacher_against_itself(name: str) -> None:
     compute = METRICS[name].compute
     if name == "retention":
         assert value(compute(same, THRESHOLD)) == 1
-    elif "kl" in name:
+    elif "kl" in name or "lost" in name:
         assert value(compute(same, THRESHOLD)) == 0
     else:
-        other = {"teacher_high_entropy": "student_high_entropy", "student_high_entropy": "teacher_high_entropy"}[name]
+        model, _, what = name.partition("_")
+        other = {"teacher": "student", "student": "teacher"}[model] + "_" + what
         assert value(compute(same, THRESHOLD)) == value(METRICS[other].compute(same, THRESHOLD))
 
 
@@ -101,7 +145,7 @@ def test_value_lies_within_its_bounds(name: str, frame: pd.DataFrame) -> None:
     found = metric.compute(frame) if metric.table == "completions" else metric.compute(tokens(), THRESHOLD)
     assert metric.bounds[0] <= value(found) <= metric.bounds[1]
     assert metric.label
-    assert metric.unit in ("share", "nats", "answers", "tokens")
+    assert metric.unit in ("share", "nats", "answers", "tokens", "branches")
 
 
 @pytest.mark.parametrize("name", sorted(name for name, m in METRICS.items() if m.direction != "neutral"))
@@ -155,6 +199,7 @@ def test_empty_completions_are_skipped_not_shifted() -> None:
     found = block(table)
     assert found.prompt_ids[found.prompt].tolist() == ["a", "a", "c"]
     assert found.sequence.tolist() == [0, 0, 2]
+    assert found.position.tolist() == [0, 1, 0]
 
 
 def test_every_metric_is_exercised_here() -> None:

@@ -116,8 +116,8 @@ class HfEngine:
         batch: list[tuple[int, int]],
     ) -> list[Completion]:
         filled = batch + batch[-1:] * (_round_up(len(batch)) - len(batch))
-        cache = self.model.new_cache()
         unique = list(dict.fromkeys(p for p, _ in batch))
+        cache = self.model.new_cache(len(prompts[unique[0]]) + params.max_tokens)
         logits = self._prefill([prompts[p] for p in unique], cache)
         place = {p: i for i, p in enumerate(unique)}
         expand = torch.tensor([place[p] for p, _ in filled], device=self.model.device)

@@ -128,9 +128,9 @@ class HfModel:
         """Return the texts of token id sequences, without special tokens."""
         return list(self.tokenizer.batch_decode([list(ids) for ids in sequences], skip_special_tokens=True))
 
-    def new_cache(self) -> Any:
-        """Return an empty cache of the kinds of layer the model has."""
-        return new_cache(self.model.config)
+    def new_cache(self, longest: int) -> Any:
+        """Return an empty cache for `forward`, for sequences of at most `longest` tokens."""
+        return new_cache(self.model.config, longest)
 
     @torch.no_grad()
     def forward(self, input_ids: torch.Tensor, cache: Any, keep: int = 1) -> torch.Tensor:
@@ -156,7 +156,7 @@ class HfModel:
         self.model.eval()
         try:
             whole = self.model(input_ids=ids, use_cache=False).logits[0, -1, : self.vocab_size].float()
-            cache = self.new_cache()
+            cache = self.new_cache(ids.shape[1])
             self.forward(ids[:, :-1], cache)
             cache.reorder_cache(torch.zeros(2, dtype=torch.long, device=self.device))
             stepped = self.forward(ids[:, -1:].expand(2, -1), cache)[1].float()
@@ -179,7 +179,7 @@ class HfModel:
         """Bytes of cache that a completion needs at once, and for each token of prompt and completion."""
         sizes = []
         for length in (1, 2):
-            cache = self.new_cache()
+            cache = self.new_cache(length)
             self.forward(torch.zeros((1, length), dtype=torch.long, device=self.device), cache)
             sizes.append(sum(_num_bytes(vars(layer)) for layer in cache.layers))
         return max(0, 2 * sizes[0] - sizes[1]), sizes[1] - sizes[0]

@@ -7,11 +7,12 @@ pass@k is not in the dict, because it is a curve with a covariance of its own (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from odeval.metrics import divergences, entropy, health
+from odeval.metrics.tokens import TokenBlock
 from odeval.types import Direction, PerPrompt
 
 OURS = "ours"
@@ -26,7 +27,7 @@ class Metric:
         compute: (completions) -> PerPrompt, or (token block, threshold) -> PerPrompt.
         table: What it reads. A metric over tokens is computed on each trajectory, as name@teacher and name@student.
         label: For people.
-        unit: "share", "nats", "answers" or "tokens".
+        unit: "share", "nats", "answers", "tokens" or "branches".
         direction: Which way is better.
         bounds: Of the value.
         fact: True when it describes this run completely, so that a rule judges the value and not an interval.
@@ -54,8 +55,45 @@ METRICS: dict[str, Metric] = {
     "teacher_high_entropy": Metric(entropy.teacher_high_entropy, "tokens", "tokens with teacher entropy ≥ τ", "share", "neutral", (0, 1), EOPD),
     "student_high_entropy": Metric(entropy.student_high_entropy, "tokens", "tokens with student entropy ≥ τ", "share", "neutral", (0, 1), EOPD),
     "retention": Metric(entropy.retention, "tokens", "teacher's branch points still open in the student", "share", "higher", (0, 1)),
+    "entropy_lost_on_branch": Metric(entropy.entropy_lost_on_branch, "tokens", "entropy lost at branch points", "nats", "lower", (-_INF, _INF)),
+    "teacher_branches": Metric(entropy.teacher_branches, "tokens", "teacher's effective continuations at branch points", "branches", "neutral", (1, _INF)),
+    "student_branches": Metric(entropy.student_branches, "tokens", "student's effective continuations there", "branches", "higher", (1, _INF)),
     "forward_kl_on_branch": Metric(divergences.forward_kl_on_branch, "tokens", "KL(teacher‖student) at branch points", "nats", "lower", (0, _INF)),
     "forward_kl_off_branch": Metric(divergences.forward_kl_off_branch, "tokens", "KL(teacher‖student) elsewhere", "nats", "lower", (0, _INF)),
     "reverse_kl_on_branch": Metric(divergences.reverse_kl_on_branch, "tokens", "KL(student‖teacher) at branch points", "nats", "lower", (0, _INF)),
     "reverse_kl_off_branch": Metric(divergences.reverse_kl_off_branch, "tokens", "KL(student‖teacher) elsewhere", "nats", "lower", (0, _INF)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric over tokens on a whole grid at once; drawn and listed, not gated.
+
+    Attributes:
+        compute: (token block, grid) -> PerPrompt with that grid.
+        label: For people.
+        unit: Of the values.
+        bounds: Of the values.
+        grid: Its points; empty when the comparison's settings give them (entropy thresholds).
+        grid_unit: What the points are.
+        source: Paper and section, or "ours".
+    """
+
+    compute: Callable[[TokenBlock, Sequence[float]], PerPrompt]
+    label: str
+    unit: str
+    bounds: tuple[float, float]
+    grid: tuple[float, ...]
+    grid_unit: str
+    source: str = OURS
+
+
+_M = (2.0, 4.0, 16.0, 64.0, 256.0)
+_STRETCHES = tuple(float(2**i) for i in range(15))
+FAMILIES: dict[str, Family] = {
+    "teacher_high_by_threshold": Family(entropy.teacher_high_by_threshold, "tokens with teacher entropy ≥ τ", "share", (0, 1), (), "nats", EOPD),
+    "student_high_by_threshold": Family(entropy.student_high_by_threshold, "tokens with student entropy ≥ τ", "share", (0, 1), (), "nats", EOPD),
+    "retention_by_threshold": Family(entropy.retention_by_threshold, "teacher's branch points still open in the student", "share", (0, 1), (), "nats"),
+    "coverage_profile": Family(divergences.coverage_profile, "completions M times likelier under the teacher", "share", (0, 1), _M, "times", "arXiv 2510.15020"),
+    "forward_kl_by_position": Family(divergences.forward_kl_by_position, "KL(teacher‖student) by position", "nats", (0, _INF), _STRETCHES, "tokens", "arXiv 2204.01171"),
 }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from odeval.metrics.tokens import TokenBlock
@@ -26,6 +28,40 @@ def reverse_kl_on_branch(tokens: TokenBlock, threshold: float) -> PerPrompt:
 def reverse_kl_off_branch(tokens: TokenBlock, threshold: float) -> PerPrompt:
     """Mean KL(student‖teacher) away from branch points: what the student invents where the teacher is sure."""
     return _mean(tokens, tokens.reverse_kl, tokens.teacher_entropy < threshold)
+
+
+def coverage_profile(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Share of completions that are at least M times as likely under the teacher as under the student.
+
+        P_{y ~ trajectory}[ p_T(y) / p_S(y) >= M ]
+
+    On the teacher's trajectory it is the tail that a student would need more than M samples to cover.
+
+    Args:
+        tokens: One block.
+        grid: [J] values of M.
+
+    Source:
+        Coverage profile, https://arxiv.org/abs/2510.15020.
+    """
+    starts = tokens.sequence_starts()
+    if not len(starts):
+        return tokens.grid_sums(np.zeros((0, len(grid))), np.zeros((0, len(grid))), grid, np.zeros(0, dtype=np.int64))
+    ratio = np.add.reduceat((tokens.teacher_logprob - tokens.student_logprob).astype(np.float64), starts)
+    above = ratio[:, None] >= np.log(np.asarray(grid))
+    return tokens.grid_sums(above, np.ones_like(above), grid, tokens.prompt[starts])
+
+
+def forward_kl_by_position(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Mean KL(teacher‖student) over the tokens of each stretch of positions.
+
+    Args:
+        tokens: One block.
+        grid: [J] increasing ends of the stretches: grid[j − 1] <= position < grid[j], from 0.
+    """
+    place = np.searchsorted(np.asarray(grid), tokens.position, side="right")
+    inside = place[:, None] == np.arange(len(grid))
+    return tokens.grid_sums(np.where(inside, tokens.forward_kl[:, None], 0.0), inside, grid)
 
 
 def _mean(tokens: TokenBlock, values: np.ndarray, where: np.ndarray) -> PerPrompt:

@@ -6,6 +6,8 @@ a stated threshold τ in nats. Functions take one TokenBlock and τ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from odeval.metrics.tokens import TokenBlock
@@ -32,6 +34,44 @@ def retention(tokens: TokenBlock, threshold: float) -> PerPrompt:
     """
     branch = tokens.teacher_entropy >= threshold
     return tokens.sums(branch & (tokens.student_entropy >= threshold), branch)
+
+
+def entropy_lost_on_branch(tokens: TokenBlock, threshold: float) -> PerPrompt:
+    """Mean H_teacher − H_student at branch points: how much of the choice the student gave up, in nats."""
+    branch = tokens.teacher_entropy >= threshold
+    return tokens.sums(np.where(branch, tokens.teacher_entropy - tokens.student_entropy, 0.0), branch)
+
+
+def teacher_branches(tokens: TokenBlock, threshold: float) -> PerPrompt:
+    """Effective continuations the teacher has at a branch point: mean exp(H_teacher)."""
+    branch = tokens.teacher_entropy >= threshold
+    return tokens.sums(np.where(branch, np.exp(tokens.teacher_entropy), 0.0), branch)
+
+
+def student_branches(tokens: TokenBlock, threshold: float) -> PerPrompt:
+    """Effective continuations the student has at the teacher's branch points: mean exp(H_student)."""
+    branch = tokens.teacher_entropy >= threshold
+    return tokens.sums(np.where(branch, np.exp(tokens.student_entropy), 0.0), branch)
+
+
+def teacher_high_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Share of tokens with teacher entropy >= τ, for every τ of a grid."""
+    return _by_threshold(tokens, tokens.teacher_entropy, grid)
+
+
+def student_high_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Share of tokens with student entropy >= τ, for every τ of a grid."""
+    return _by_threshold(tokens, tokens.student_entropy, grid)
+
+
+def retention_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Retention R(τ) for every τ of a grid."""
+    open_ = tokens.teacher_entropy[:, None] >= np.asarray(grid)
+    return tokens.grid_sums(open_ & (tokens.student_entropy[:, None] >= np.asarray(grid)), open_, grid)
+
+
+def _by_threshold(tokens: TokenBlock, entropy: np.ndarray, grid: Sequence[float]) -> PerPrompt:
+    return tokens.grid_sums(entropy[:, None] >= np.asarray(grid), np.ones((len(entropy), len(grid))), grid)
 
 
 def survival(tokens: TokenBlock, edges: np.ndarray) -> dict[str, np.ndarray]:

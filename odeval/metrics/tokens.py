@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,14 @@ class TokenBlock:
         prompt_ids: [P] of the block.
         prompt: [N] index into prompt_ids for each token.
         sequence: [N] number of the completion inside the block.
+        position: [N] place of the token in its completion, from 0.
         teacher_logprob: [N] of the sampled token, and so on for the six columns.
     """
 
     prompt_ids: np.ndarray
     prompt: np.ndarray
     sequence: np.ndarray
+    position: np.ndarray
     teacher_logprob: np.ndarray
     student_logprob: np.ndarray
     teacher_entropy: np.ndarray
@@ -42,6 +44,28 @@ class TokenBlock:
             np.bincount(self.prompt, weights=denominator, minlength=count),
         )
 
+    def grid_sums(
+        self, numerator: np.ndarray, denominator: np.ndarray, grid: Sequence[float], where: np.ndarray | None = None
+    ) -> PerPrompt:
+        """Add up values [N, J] by prompt, one column a grid point.
+
+        Args:
+            numerator: [N, J].
+            denominator: [N, J].
+            grid: [J].
+            where: [N] prompt of each row; that of each token by default.
+        """
+        rows = self.prompt if where is None else where
+        sums = [np.zeros((len(self.prompt_ids), len(grid))) for _ in range(2)]
+        for total, values in zip(sums, (numerator, denominator), strict=True):
+            for j in range(len(grid)):
+                total[:, j] = np.bincount(rows, weights=values[:, j], minlength=len(self.prompt_ids))
+        return PerPrompt(self.prompt_ids, sums[0], sums[1], tuple(float(x) for x in grid))
+
+    def sequence_starts(self) -> np.ndarray:
+        """Index of the first token of every completion that has one."""
+        return np.flatnonzero(self.position == 0)
+
 
 def block(table: pa.Table) -> TokenBlock:
     """Flatten one part of tokens/."""
@@ -51,10 +75,12 @@ def block(table: pa.Table) -> TokenBlock:
     lengths = np.diff(column.offsets.to_numpy())
     names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
     values = {name: _flat(table[name]) for name in TOKEN_COLUMNS}
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     return TokenBlock(
         prompt_ids=names,
         prompt=np.repeat(prompt, lengths),
         sequence=np.repeat(np.arange(len(lengths)), lengths),
+        position=np.arange(len(starts)) - starts,
         **values,
     )
 
@@ -72,13 +98,13 @@ def _flat(column: pa.ChunkedArray) -> np.ndarray:
     return values
 
 
-def added(left: PerPrompt | None, right: PerPrompt) -> PerPrompt:
-    """Add two blocks' sums; a prompt may stand in both."""
-    if left is None:
-        return right
-    names, where = np.unique(np.concatenate([left.prompt_ids, right.prompt_ids]), return_inverse=True)
-    sums = [
-        np.bincount(where, weights=np.concatenate([getattr(left, key), getattr(right, key)]), minlength=len(names))
-        for key in ("numerator", "denominator")
-    ]
-    return PerPrompt(names, sums[0], sums[1])
+def combined(parts: Sequence[PerPrompt]) -> PerPrompt:
+    """Add up the sums of several blocks; a prompt may stand in more than one."""
+    names, where = np.unique(np.concatenate([part.prompt_ids for part in parts]), return_inverse=True)
+    sums = []
+    for key in ("numerator", "denominator"):
+        values = np.concatenate([getattr(part, key) for part in parts])
+        total = np.zeros((len(names), *values.shape[1:]))
+        np.add.at(total, where, values)
+        sums.append(total)
+    return PerPrompt(names, sums[0], sums[1], parts[0].grid)

@@ -1,0 +1,1 @@
+"""odeval inside other programs: pytest, pre-commit, GitHub, GitLab. Importing this loads nothing."""

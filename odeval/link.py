@@ -1,0 +1,111 @@
+"""From tokens to outcomes: does entropy lost at branch points go with pass@k lost, and do errors compound?
+
+Letters: P prompts, J stretches of positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats as distributions
+
+from odeval.stats import Linearised, estimate
+from odeval.types import Estimate, PerPrompt
+
+_FEW = 20  # prompts
+_RESAMPLES = 1000
+
+
+def rank_link(
+    x: np.ndarray, y: np.ndarray, controls: Sequence[np.ndarray] = (), confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Spearman's correlation of two quantities per prompt, with what else goes with them taken out.
+
+    Ranks of x and y are regressed on the ranks of the controls, and the residuals correlated. The interval is that of
+    a bootstrap over prompts.
+
+    Args:
+        x: [P], NaN where a prompt says nothing.
+        y: [P].
+        controls: Each [P]; none gives the plain rank correlation.
+        confidence: Of the interval.
+        seed: Of the bootstrap.
+
+    Returns:
+        In [−1, 1]; NaN where fewer than 20 prompts are left or one side does not vary.
+
+    Source:
+        Spearman 1904; partial rank correlation by residuals of ranks.
+    """
+    table = np.stack([x, y, *controls])
+    table = table[:, np.isfinite(table).all(0)]
+    count = table.shape[1]
+    if count < _FEW:
+        return Estimate(math.nan, n=count, caution=f"{count} prompts have both; {_FEW} are needed")
+    value = _partial(table)
+    if not math.isfinite(value):
+        return Estimate(math.nan, n=count, caution="one side does not vary")
+    generator = np.random.default_rng(seed)
+    drawn = np.array([_partial(table[:, generator.integers(0, count, count)]) for _ in range(_RESAMPLES)])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Estimate(value, float(low), float(high), count, se=float(drawn.std(ddof=1)), degrees=count - 2)
+
+
+def _partial(table: np.ndarray) -> float:
+    ranks = distributions.rankdata(table, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    if len(ranks) > 2:
+        design = ranks[2:].T
+        ranks = ranks[:2] - (design @ np.linalg.lstsq(design, ranks[:2].T, rcond=None)[0]).T
+    else:
+        ranks = ranks[:2]
+    scale = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float(ranks[0] @ ranks[1]) / scale if scale > 1e-9 * table.shape[1] ** 3 else math.nan
+
+
+def ratio_per_prompt(metric: PerPrompt, prompt_ids: Sequence[str]) -> np.ndarray:
+    """A metric's value on each prompt, [P]; NaN where it says nothing."""
+    place = {prompt_id: i for i, prompt_id in enumerate(metric.prompt_ids)}
+    rows = [place.get(prompt_id) for prompt_id in prompt_ids]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = metric.numerator / metric.denominator
+    return np.array([math.nan if row is None else values[row] for row in rows])
+
+
+def exposure_bias(
+    on_student: Linearised, on_teacher: Linearised, ends: Sequence[float], confidence: float = 0.95
+) -> list[Estimate]:
+    """How much of the error after l tokens comes from the student's own earlier tokens.
+
+        ExAccErr(l) = (R(l) − l ε(l)) / (l ε(l)),
+        R(l) = Σ_{t <= l} KL_t in the student's contexts,  l ε(l) = the same in the teacher's contexts
+
+    0 means that errors add up as if each context were the teacher's; 0.5 that compounding adds half as much again.
+
+    Args:
+        on_student: Mean KL(teacher‖student) by stretch of positions, [J], on the student's completions.
+        on_teacher: The same on the teacher's.
+        ends: [J] end of each stretch, as in `forward_kl_by_position`.
+        confidence: Of the intervals.
+
+    Returns:
+        One estimate a stretch end; NaN from where either side has no tokens, or the divisor is not clearly above 0.
+
+    Source:
+        Arora et al. 2022, https://arxiv.org/abs/2204.01171, eq. 12; means over stretches instead of single positions.
+    """
+    widths = np.diff([0.0, *ends])
+    totals = [_running(curve, widths) for curve in (on_student, on_teacher)]
+    ratio = totals[0].over(totals[1])
+    shifted = Linearised(ratio.value - 1.0, ratio.psi, ratio.n, ratio.clusters)
+    return estimate(shifted, confidence, (-1.0, np.inf))
+
+
+def _running(curve: Linearised, widths: np.ndarray) -> Linearised:
+    """Sums over stretches up to each end; unknown from the first stretch that has no tokens."""
+    value = np.cumsum(np.where(np.isfinite(curve.value), curve.value, np.nan) * widths)
+    psi = np.cumsum(np.nan_to_num(curve.psi) * widths, axis=1)
+    return Linearised(value, psi, np.minimum.accumulate(curve.n), curve.clusters)
