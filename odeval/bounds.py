@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats as distributions
+from scipy import special
 
 from odeval.curves import Scope
 from odeval.metrics import METRICS
 from odeval.rules import Rule
+from odeval.stats import t_quantile
 
 _FLAT = 1e-12
 
@@ -115,11 +116,11 @@ def _points(items: list[dict[str, Any]], ks: np.ndarray, rule: Rule, levels: Lev
         [(item["value"] - item["low"]) if rule.at_least else (item["high"] - item["value"]) for item in items]
     )
     flat = spread < _FLAT
-    inner = np.where(flat, floor, spread * distributions.t.isf(levels.hold, degrees))
-    outer = np.where(flat, floor, spread * distributions.t.isf(levels.fail / len(items), degrees))
+    inner = np.where(flat, floor, spread * t_quantile(degrees, 1 - levels.hold))
+    outer = np.where(flat, floor, spread * t_quantile(degrees, 1 - levels.fail / len(items)))
     with np.errstate(divide="ignore", invalid="ignore"):
         beyond = -sign * (value - rule.limit)
-        p_values = np.where(flat, np.where(beyond > floor, 0.0, 1.0), distributions.t.sf(beyond / spread, degrees))
+        p_values = np.where(flat, np.where(beyond > floor, 0.0, 1.0), special.stdtr(degrees, -beyond / spread))
     p_fail = min(1.0, float(p_values.min()) * len(items))
     least, most = _range(rule)
     inside, outside = (np.clip(value + shift, least, most) for shift in (-sign * inner, sign * outer))

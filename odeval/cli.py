@@ -6,6 +6,7 @@ Results go to stdout; progress and errors go to stderr.
 
 from __future__ import annotations
 
+import keyword
 import sys
 import traceback
 
@@ -15,6 +16,7 @@ from odeval import __version__
 from odeval.errors import OdevalError
 
 _RUN, _JUDGE, _INFO = "odeval.commands.run", "odeval.commands.judge", "odeval.commands.info"
+_IMPORT = "odeval.commands.importing"
 VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "demo": (_RUN, "Audit the embedded students against the embedded teacher, offline"),
     "audit": (_RUN, "Two models and a task: sample, grade, score, compare, gate and report, resumable"),
@@ -25,6 +27,8 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "gate": (_JUDGE, "Judge a comparison by rules; the exit code is the verdict"),
     "plan": (_JUDGE, "Tell what a gate will see, before the samples are paid for"),
     "report": (_JUDGE, "Render a comparison and its verdict as one self-contained page"),
+    "import": (_IMPORT, "Read another tool's log into a run folder; never guesses what is right"),
+    "export": (_IMPORT, "Write a run's counts, a small baseline that stays paired"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),
     "env": (_INFO, "Print versions, for bug reports"),
 }
@@ -38,7 +42,8 @@ app = App(
     default_parameter=Parameter(negative=()),
 )
 for _place, (_verb, (_module, _help)) in enumerate(VERBS.items()):
-    app.command(f"{_module}:{_verb}", name=_verb, help=_help, sort_key=_place)
+    _function = f"{_verb}_" if keyword.iskeyword(_verb) else _verb
+    app.command(f"{_module}:{_function}", name=_verb, help=_help, sort_key=_place)
 
 
 def run(arguments: list[str] | None = None) -> int:

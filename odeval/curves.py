@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as distributions
+from scipy import special
 
 from odeval.metrics.passk import pass_at_k, sampling_covariance
-from odeval.stats import Linearised, rare, sup_t, sup_tail
+from odeval.stats import Linearised, rare, sup_t, sup_tail, t_quantile
 from odeval.types import PerPrompt
 
 SCOPES = ("benchmark", "population")
 _FLAT = 1e-12  # a standard error below this is none
+_DRAWN = 2**21  # permuted counts held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +67,11 @@ class Scope:
         """Smallest level at which the one-sided simultaneous bound lies `distance` [K] away from the value."""
         spread = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
-            tails = distributions.t.sf(distance / spread, np.maximum(self.degrees, 1.0))
+            tails = special.stdtr(np.maximum(self.degrees, 1.0), -distance / spread)
         empty = np.clip(1 - distance / self.scale, 0.0, 1.0) ** self.trials  # "0 of trials" read backwards
         tails = np.where(spread < _FLAT, empty, tails)
         known = self.known()
-        worst = float(distributions.norm.isf(np.clip(tails[known].min(), 1e-300, 1.0)))
+        worst = -float(special.ndtri(np.clip(tails[known].min(), 1e-300, 1.0)))
         joint = sup_tail(self.covariance[np.ix_(known, known)], worst)
         return max(joint, float(tails[known].min()))
 
@@ -88,12 +89,12 @@ class Scope:
         """
         known = self.known()
         tail = 0.5 + confidence / 2 if two_sided else confidence
-        quantile = float(distributions.norm.ppf(tail))
+        quantile = float(special.ndtri(tail))
         if simultaneous:
             joint = sup_t(self.covariance[np.ix_(known, known)], None, confidence, two_sided)
             quantile = quantile if math.isnan(joint) else joint
         spread = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
-        critical = distributions.t.ppf(distributions.norm.cdf(quantile), np.maximum(self.degrees, 1.0))
+        critical = t_quantile(np.maximum(self.degrees, 1.0), special.ndtr(quantile))
         floor = [scale * rare(int(n), 1 - confidence) for scale, n in zip(self.scale, self.trials, strict=True)]
         half: np.ndarray = np.where(spread < _FLAT, np.minimum(floor, 1.0), critical * spread)
         return half
@@ -207,6 +208,26 @@ def curve_per_prompt(run: Counts, prompt_ids: np.ndarray, ks: Sequence[int]) -> 
     return PerPrompt(prompt_ids, np.where(defined, values, 0.0), defined.astype(float), tuple(float(k) for k in ks))
 
 
+class _Lookup:
+    """pass@k of every possible count, so that a permutation costs one look-up a prompt.
+
+    Args:
+        n: [P] graded completions of each prompt.
+        ks: [K] grid, none above any n.
+    """
+
+    def __init__(self, n: np.ndarray, ks: Sequence[int]) -> None:
+        sizes = np.unique(n)
+        starts = np.concatenate([[0], np.cumsum(sizes + 1)])[:-1]
+        self.offset = starts[np.searchsorted(sizes, n)]
+        self.table = np.concatenate([pass_at_k(np.full(size + 1, size), np.arange(size + 1), ks) for size in sizes])
+
+    def mean(self, c: np.ndarray) -> np.ndarray:
+        """Mean curve over prompts for counts [D, P], as [D, K]."""
+        where = self.offset + c
+        return np.stack([column[where].mean(1) for column in self.table.T], axis=1)
+
+
 def permutation_test(
     baseline: Counts, candidate: Counts, ks: Sequence[int], draws: int = 2000, seed: int = 0
 ) -> tuple[float, np.ndarray]:
@@ -235,11 +256,14 @@ def permutation_test(
         return math.nan, np.full(len(ks), math.nan)
     generator = np.random.default_rng(seed)
     pooled, total = c_b + c_c, n_b + n_c
-    observed = (pass_at_k(n_c, c_c, ks) - pass_at_k(n_b, c_b, ks)).mean(0)
+    old, new = _Lookup(n_b, ks), _Lookup(n_c, ks)
+    observed = new.mean(c_c[None, :])[0] - old.mean(c_b[None, :])[0]
     moved = np.empty((draws, len(ks)))
-    for i in range(draws):
-        drawn = generator.hypergeometric(pooled, total - pooled, n_c)
-        moved[i] = (pass_at_k(n_c, drawn, ks) - pass_at_k(n_b, pooled - drawn, ks)).mean(0)
+    step = max(1, _DRAWN // len(n_b))
+    for start in range(0, draws, step):
+        size = (min(step, draws - start), len(n_b))
+        drawn = generator.hypergeometric(pooled, total - pooled, n_c, size=size)
+        moved[start : start + size[0]] = new.mean(drawn) - old.mean(pooled - drawn)
     spread = np.sqrt((moved**2).mean(0))
     scale = np.where(spread > _FLAT, spread, np.inf)
     peak = (np.abs(moved) / scale).max(1)

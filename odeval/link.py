@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats as distributions
 
 from odeval.stats import Linearised, estimate
 from odeval.types import Estimate, PerPrompt
@@ -55,7 +54,9 @@ def rank_link(
 
 
 def _partial(table: np.ndarray) -> float:
-    ranks = distributions.rankdata(table, axis=1)
+    from scipy.stats import rankdata  # loaded only where there are token scores
+
+    ranks = rankdata(table, axis=1)
     ranks -= ranks.mean(1, keepdims=True)
     if len(ranks) > 2:
         design = ranks[2:].T

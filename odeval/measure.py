@@ -189,7 +189,11 @@ def _token_digests(tokens: pa.ListArray) -> list[int]:
 
 
 def _text_digests(texts: Sequence[str | None]) -> list[int]:
-    return [_digest((text or "").encode(errors="surrogatepass")) for text in texts]
+    """A completion that is missing is no copy of another that is missing."""
+    return [
+        _digest(b"missing %d" % row if text is None else b"text " + text.encode(errors="surrogatepass"))
+        for row, text in enumerate(texts)
+    ]
 
 
 def _digest(data: bytes) -> int:

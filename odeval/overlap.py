@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as distributions
+from scipy import special
 
 from odeval.curves import Counts
 
@@ -63,11 +63,27 @@ def fisher_less(baseline: Counts, candidate: Counts) -> np.ndarray:
 
     P(C <= c_C),   C ~ hypergeometric: the n_C completions' share of the c_B + c_C correct ones
     """
-    total = baseline.n + candidate.n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = distributions.hypergeom.cdf(candidate.c, total, baseline.c + candidate.c, candidate.n)
+    right, total = baseline.c + candidate.c, baseline.n + candidate.n
+    c = np.arange(int(candidate.c.max(initial=0)) + 1)[None, :]
+    # log C(right, c) + log C(total − right, n_C − c) − log C(total, n_C), −inf outside the support
+    with np.errstate(invalid="ignore"):
+        log_mass = (
+            _log_choose(right[:, None], c)
+            + _log_choose((total - right)[:, None], candidate.n[:, None] - c)
+            - _log_choose(total, candidate.n)[:, None]
+        )
+    mass = np.where(c <= candidate.c[:, None], np.exp(log_mass), 0.0)
     empty = (baseline.n == 0) | (candidate.n == 0)
-    return np.where(empty, 1.0, p)
+    return np.where(empty, 1.0, np.minimum(mass.sum(1), 1.0))
+
+
+def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+    inside = (k >= 0) & (k <= n)
+    found: np.ndarray = np.where(
+        inside, special.gammaln(n + 1.0) - special.gammaln(np.maximum(k, 0) + 1.0) - special.gammaln(np.maximum(n - k, 0) + 1.0),
+        -np.inf,
+    )  # fmt: skip
+    return found
 
 
 def benjamini_hochberg(p_values: np.ndarray, rate: float) -> np.ndarray:

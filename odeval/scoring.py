@@ -15,7 +15,7 @@ import torch
 from odeval.atomic import hash_files
 from odeval.divergence import TokenScores, score_tokens
 from odeval.engines.hf_model import HfModel, check_same_vocabulary
-from odeval.errors import CannotJudge
+from odeval.errors import CannotJudge, OdevalError
 from odeval.store import RunFolder, part_provenance, read_part, write_table
 from odeval.types import TOKEN_COLUMNS, TOKENS, TRAJECTORIES
 
@@ -48,13 +48,14 @@ def score(
         advance: Told (parts done, parts in all).
 
     Raises:
-        OdevalError: The vocabularies differ, or a part is damaged.
+        OdevalError: The vocabularies differ, a run is another model's, or a part is damaged.
         CannotJudge: A run has no samples, or samples without token ids or with ids the models do not know.
     """
     check_same_vocabulary(teacher.vocabulary, student.vocabulary, f"{teacher.name} / {student.name}")
     models = {"teacher": teacher.ref().fingerprint, "student": student.ref().fingerprint}
     work: list[tuple[Path, Path]] = []
-    for trajectory, run in zip(TRAJECTORIES, (teacher_run, student_run), strict=True):
+    for trajectory, run, model in zip(TRAJECTORIES, (teacher_run, student_run), (teacher, student), strict=True):
+        _check_origin(run, model, models[trajectory])
         parts = run.part_paths(run.samples)
         if not parts:
             raise CannotJudge(f"{run.path}: nothing to score (samples/ is empty); run `odeval sample` first")
@@ -70,6 +71,17 @@ def score(
             if not target.exists() or any(part_provenance(target).get(k) != v for k, v in made_from.items()):
                 write_table(target, _score_part(teacher, student, path), made_from)
             advance(number + 1, len(work))
+
+
+def _check_origin(run: RunFolder, model: HfModel, fingerprint: str) -> None:
+    """A run of some other model is not the trajectory it is taken for."""
+    if (run.path / "run.json").exists() and fingerprint:
+        origin = run.meta().get("model", {})
+        if origin.get("fingerprint") not in (None, "", fingerprint):
+            raise OdevalError(
+                f"{run.path}: was sampled from {origin.get('path')}, whose files differ from those of {model.name} now; "
+                "score with the model that answered, or sample again"
+            )
 
 
 def _score_part(teacher: HfModel, student: HfModel, path: Path) -> pa.Table:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+from scipy import special
 
 from odeval.types import Estimate, PerPrompt
 
@@ -114,7 +114,7 @@ def estimate(
         J estimates; unknown ones are NaN and say why.
     """
     spread = np.sqrt(np.maximum(np.diag(curve.covariance()), 0.0))
-    quantile = distributions.t.ppf(0.5 + confidence / 2, max(curve.degrees, 1))
+    quantile = float(t_quantile(max(curve.degrees, 1), 0.5 + confidence / 2))
     return [
         replace(
             _bounded(value, quantile * se, int(n), curve.degrees + 1, confidence, bounds),
@@ -141,6 +141,12 @@ def _bounded(
         caution = "no variation between prompts; the interval is that of '0 of n'"
     low, high = max(bounds[0], value - half), min(bounds[1], value + half)
     return Estimate(float(value), float(low), float(high), n, caution)
+
+
+def t_quantile(degrees: np.ndarray | float, probability: np.ndarray | float) -> np.ndarray:
+    """Quantile of Student's t; `scipy.stats` would add a second to every command."""
+    found: np.ndarray = special.stdtrit(degrees, probability)
+    return found
 
 
 def rare(trials: int, alpha: float) -> float:
@@ -174,9 +180,10 @@ def sup_t(
     draws = _process(covariance, degrees, seed)
     if draws is None:
         return float("nan")
-    single = distributions.norm if degrees is None else distributions.t(max(degrees, 1))
     peak = np.abs(draws).max(1) if two_sided else draws.max(1)
-    return float(max(np.quantile(peak, confidence), single.ppf(0.5 + confidence / 2 if two_sided else confidence)))
+    tail = 0.5 + confidence / 2 if two_sided else confidence
+    single = special.ndtri(tail) if degrees is None else t_quantile(max(degrees, 1), tail)
+    return float(max(np.quantile(peak, confidence), single))
 
 
 def sup_tail(covariance: np.ndarray, value: float, seed: int = 0) -> float:
@@ -191,7 +198,7 @@ def sup_tail(covariance: np.ndarray, value: float, seed: int = 0) -> float:
         A probability, bounded by J times the single tail where the simulation sees too few exceedances.
     """
     draws = _process(covariance, None, seed)
-    single = float(distributions.norm.sf(value))
+    single = float(special.ndtr(-value))
     if draws is None:
         return single
     seen = float((draws.max(1) >= value).mean())

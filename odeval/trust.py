@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+from scipy import special
 
 from odeval.errors import OdevalError
 from odeval.measure import Measured
@@ -145,8 +145,10 @@ def _depth(run: Measured) -> Trust:
 
 def _share(name: str, metric: str, runs: list[Measured], limit: float) -> Trust:
     values = {run.label: _value(run.sums[metric]) for run in runs}
-    detail = " · ".join(f"{label} {value:.1%}" for label, value in values.items())
-    return Trust(name, "warn" if max(values.values()) > limit else "ok", detail)
+    detail = " · ".join(f"{label} {'not recorded' if math.isnan(v) else f'{v:.1%}'}" for label, v in values.items())
+    if any(value > limit for value in values.values()):
+        return Trust(name, "warn", detail)
+    return Trust(name, "unknown" if any(map(math.isnan, values.values())) else "ok", detail)
 
 
 def _value(metric: PerPrompt) -> float:
@@ -211,7 +213,7 @@ def copied_streams(completions: pd.DataFrame, most: int = 2000) -> tuple[int, in
         j = int(agreements.argmax())
         if agreements[j] > best[2]:
             best = (int(table.columns[i]), int(table.columns[i + 1 + j]), int(agreements[j]))
-    return best[0], best[1], min(1.0, float(pairs * distributions.binom.sf(best[2] - 1, prompts, equal)))
+    return best[0], best[1], min(1.0, float(pairs * special.bdtrc(best[2] - 1, prompts, equal)))
 
 
 def _repeats(run: Measured) -> Trust:
@@ -225,7 +227,7 @@ def _repeats(run: Measured) -> Trust:
     z = excess_repeats(run.completions)
     share = _value(run.sums["duplicate_fraction"])
     detail = f"{share:.1%} repeats, {z:+.1f} standard errors from what its probabilities imply"
-    return Trust(name, "warn" if distributions.norm.sf(z) < _CHANCE else "ok", detail)
+    return Trust(name, "warn" if special.ndtr(-z) < _CHANCE else "ok", detail)
 
 
 def excess_repeats(completions: pd.DataFrame) -> float:

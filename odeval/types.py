@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from odeval.errors import OdevalError
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "error", "unknown"]  # unknown: the log does not say
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Direction = Literal["higher", "lower", "neutral"]
 

@@ -65,7 +65,7 @@ def files(folder: Path) -> int:
     return sum(1 for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
-def kill_often(arguments: list[str], out: Path, log: Path, seed: int, most: int = 12) -> int:
+def kill_often(arguments: list[str], out: Path, log: Path, seed: int, most: int = 8) -> int:
     """Start the command again and again, kill it a little further on each time; return how often it died of that."""
     chance, kills, seen = random.Random(seed), 0, 0
     while kills < most:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,23 @@ def test_what_cannot_be_scored_gets_one_line(tmp_path: Path, runs: tuple[RunFold
     foreign = write_samples(RunFolder(tmp_path / "foreign"), [[([1, 999], [EOS])]])
     with pytest.raises(CannotJudge, match=rf"holds token id 999, but llama knows only {VOCAB}; score with the models"):
         score(teacher, student, foreign, runs[1])
+
+
+def test_a_run_of_another_model_is_refused(
+    runs: tuple[RunFolder, RunFolder], teacher_folder: Path, student_folder: Path
+) -> None:
+    teacher, student = HfModel(teacher_folder), HfModel(student_folder)
+    for run, model in zip(runs, (teacher, student), strict=True):
+        run.open({"model": asdict(model.ref()), "task": {}, "sampling": {"n": 1}}, [])
+    score(teacher, student, *runs)
+    with pytest.raises(
+        OdevalError, match=r"teacher: was sampled from .*teacher, whose files differ from those of .*student now"
+    ):
+        score(student, student, *runs)
+    with pytest.raises(
+        OdevalError, match=r"student: was sampled from .*student, whose files differ .*; score with the model"
+    ):
+        score(teacher, teacher, *runs)
 
 
 def test_damaged_parts_get_one_line(runs: tuple[RunFolder, RunFolder]) -> None:

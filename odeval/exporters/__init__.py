@@ -1,1 +1,1 @@
-"""Verdicts and numbers in other tools' formats. Pure functions of comparison.json and verdict.json: nothing is computed."""
+"""Verdicts and numbers in other tools' formats. Nothing is judged here."""

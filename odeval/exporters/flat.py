@@ -9,7 +9,6 @@ from typing import Any
 from odeval.lookup import band_of
 
 
-
 def rows(comparisons: Iterable[dict[str, Any]], scope: str = "population") -> Iterator[dict[str, Any]]:
     """One dict a number: benchmark, run, role, against, metric, unit, value, low, high; unknown is None.
 

@@ -13,16 +13,17 @@ from odeval.report.view import MARKS
 from odeval.visible import visible
 
 _LINE = 600  # characters
+_MARKUP = re.compile(r"[\\`*_\[\]<|~&!$]|:(?=//)|(?<=www)\.")
 
 
 def escaped(text: str, most: int = _LINE) -> str:
-    r"""Make a text that Markdown reads as nothing but text: no structure, link, image, formula, mention or HTML.
+    r"""Make a text that Markdown reads as text inside a line: no link, image, formula, cell, comment or HTML.
 
     Example:
         >>> print(escaped("<!-- end --> [a](http://b) | `c`"))
-        \<\!\-\- end \-\-\> \[a\]\(http\://b\) \| \`c\`
+        \<\!-- end --> \[a\](http\://b) \| \`c\`
     """
-    return re.sub(r"([\\`*_{}\[\]()<>#|~&!$:+=-])", r"\\\1", visible(" ".join(text.split()), most))
+    return _MARKUP.sub(r"\\\g<0>", visible(" ".join(text.split()), most))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -54,7 +55,8 @@ def block(comparison: dict[str, Any] | None, verdict: dict[str, Any], row: dict[
         row: One of verdict["candidates"].
     """
     mark = MARKS[row["verdict"]]
-    name = escaped(f"{row['benchmark']}, {row['candidate']}" if row["benchmark"] else row["candidate"])
+    several = len({other["benchmark"] for other in verdict["candidates"]}) > 1
+    name = escaped(f"{row['benchmark']}, {row['candidate']}" if several else row["candidate"])
     parts = [f"{mark.sign} **{mark.word}** {name}: {escaped(row['headline'])}\n", rules_table(verdict, row)]
     if comparison is not None:
         parts += [curve_table(comparison, verdict, row["candidate"]), *_doubts(comparison)]

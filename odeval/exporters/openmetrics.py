@@ -23,15 +23,12 @@ def openmetrics(comparisons: Iterable[dict[str, Any]], verdict: dict[str, Any]) 
     known = list(comparisons)
     scope = scope_of(verdict)
     families: list[tuple[str, str, str, list[Sample]]] = []
-    for end, what in (("", "Estimate of pass@k"), ("_low", "Lower bound"), ("_high", "Upper bound")):
-        key = end.removeprefix("_") or "value"
-        families.append(("pass_at_k" + end, "gauge", what, list(_curves(known, key))))
-        key = end.removeprefix("_") or "difference"
-        families.append(
-            ("pass_at_k_difference" + end, "gauge", f"{what}, candidate minus baseline", list(_pairs(known, key, scope)))
-        )
-        key = end.removeprefix("_") or "value"
-        families.append(("rule" + end, "gauge", f"{what} of what a rule judges", list(_rules(verdict, key))))
+    for end, bound in (("", ""), ("_low", ", lower bound"), ("_high", ", upper bound")):
+        key = end.removeprefix("_")
+        changes = list(_pairs(known, key or "difference", scope))
+        families.append((f"pass_at_k{end}", "gauge", f"pass@k{bound}", list(_curves(known, key or "value"))))
+        families.append((f"pass_at_k_difference{end}", "gauge", f"pass@k, candidate minus reference{bound}", changes))
+        families.append((f"rule{end}", "gauge", f"What a rule judges{bound}", list(_rules(verdict, key or "value"))))
     families.append(("rule_verdict", "stateset", "Verdict of a rule", list(_states(verdict, rules=True))))
     families.append(("verdict", "stateset", "Verdict of a candidate", list(_states(verdict, rules=False))))
     lines = [line for family in families if family[3] for line in _family(*family)]

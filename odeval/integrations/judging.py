@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from odeval import gate
 from odeval.compare import CompareSettings, compare
 from odeval.config import GateConfig, load_yaml
-from odeval.gate import as_json, judge_all, read_comparison
 from odeval.importers import matched, open_run
 from odeval.store import RunFolder
 from odeval.types import Judgement
@@ -51,14 +51,14 @@ def judge_paths(
     loaded = None if rules is None else load_yaml(rules, GateConfig)
     comparisons: dict[str, dict[str, Any]] = {}
     if baseline is None and teacher is None:
-        comparisons[""] = read_comparison(candidate)
+        comparisons[""] = gate.read_comparison(candidate)
     else:
         for name, *paths in matched(candidate, baseline, teacher):
             runs = _opened(paths, (candidate, baseline, teacher) if name else ())
             found = compare([run for run in runs[:1] if run], runs[2], runs[1], settings)
             comparisons[name] = {**found, "task": name or found["task"]}
-    judgements = judge_all(list(comparisons.values()), loaded, str(rules or "default rules"))
-    return Judged(comparisons, judgements, as_json(judgements, loaded))
+    judgements = gate.judge_all(list(comparisons.values()), loaded, str(rules or "default rules"))
+    return Judged(comparisons, judgements, gate.as_json(judgements, loaded))
 
 
 def _opened(paths: Sequence[Path | None], folders: Sequence[Path | None]) -> list[RunFolder | None]:

@@ -13,8 +13,6 @@ import pytest
 from odeval.errors import OdevalError
 from odeval.exporters.cases import Case, cases
 
-_NAME = "odeval"
-
 
 class Gate:
     """Hooks of a session that judges.
@@ -41,7 +39,7 @@ class Gate:
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """`pytest gate.yaml` runs the gate and nothing else, if that file is one of the gate's."""
         mine = file_path in map(_absolute, self.paths.values()) and parent.session.isinitpath(file_path)
-        return Rules.of(self, parent, file_path.name) if mine else None
+        return Rules.of(self, parent, file_path) if mine else None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -51,7 +49,9 @@ class Gate:
         if isinstance(collector, pytest.Session) and report.passed:
             named = any(collector.isinitpath(_absolute(path)) for path in self.paths.values())
             if not named:  # else pytest_collect_file finds it
-                report.result = [*(report.result or []), Rules.of(self, collector, _NAME)]
+                report.result = [*(report.result or []), Rules.of(self, collector)]
+        if isinstance(collector, Rules) and report.failed:
+            report.longrepr = str(report.longrepr)  # plain text is what the short summary repeats
         return report
 
 
@@ -61,10 +61,11 @@ class Rules(pytest.Collector):
     gate: Gate
 
     @classmethod
-    def of(cls, gate: Gate, parent: pytest.Collector, name: str) -> Rules:
+    def of(cls, gate: Gate, parent: pytest.Collector, file: Path | None = None) -> Rules:
+        name = file.name if file else "odeval"
         # An id of its own, since a child of the session would be called "::odeval".
         place = "/".join(filter(None, (parent.nodeid.strip("."), name)))
-        found: Rules = cls.from_parent(parent, name=name, nodeid=place)
+        found: Rules = cls.from_parent(parent, name=name, nodeid=place, path=file)
         found.gate = gate
         return found
 
@@ -121,7 +122,7 @@ class RuleFailed(Exception):
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))  # not resolve(): pytest compares paths as they were given
+    return Path(os.path.normpath(path))  # not resolve(): pytest keeps links as they were given
 
 
 def _shown(path: Path) -> str:

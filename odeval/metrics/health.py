@@ -12,8 +12,9 @@ from odeval.types import PerPrompt
 
 
 def truncated_fraction(completions: pd.DataFrame) -> PerPrompt:
-    """Share of completions that ran into max_tokens."""
-    return _share(completions, completions["finish_reason"] == "length")
+    """Share of completions that ran into max_tokens, among those whose log says how they ended."""
+    told = completions["finish_reason"].where(completions["finish_reason"] != "unknown")
+    return _share(completions, (told == "length").astype("float64").where(told.notna()))
 
 
 def ungraded_fraction(completions: pd.DataFrame) -> PerPrompt:
@@ -37,15 +38,16 @@ def completion_length(completions: pd.DataFrame) -> PerPrompt:
 
 
 def distinct_correct(completions: pd.DataFrame) -> PerPrompt:
-    """Distinct correct answers per prompt among its n completions, by the grader's canonical answer."""
+    """Distinct correct answers per prompt among its n completions, by the grader's canonical answer.
+
+    Prompts with a correct completion whose answer was not recorded are left out.
+    """
     right = completions[completions["correct"] == 1]
     found = right.groupby("prompt_id")["answer"].nunique()
     prompts = completions.groupby("prompt_id", sort=True).size().index
-    return PerPrompt(
-        prompts.to_numpy(),
-        found.reindex(prompts, fill_value=0).to_numpy(),
-        pd.Series(1.0, prompts).to_numpy(),
-    )
+    known = right["answer"].notna().groupby(right["prompt_id"]).all()
+    told = known.reindex(prompts, fill_value=True).to_numpy(dtype=bool)
+    return PerPrompt(prompts.to_numpy(), found.reindex(prompts, fill_value=0).to_numpy() * told, told.astype(float))
 
 
 def _share(completions: pd.DataFrame, flag: pd.Series) -> PerPrompt:

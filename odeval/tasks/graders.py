@@ -16,6 +16,7 @@ import re
 from fractions import Fraction
 
 from odeval.errors import OdevalError, unknown
+from odeval.tasks import math_grader
 from odeval.tasks.base import Grader
 from odeval.types import Grade, Prompt
 
@@ -103,7 +104,14 @@ def regex(prompt: Prompt, completion: str) -> Grade:
     return Grade(True, match.group(0) if first is None else first)
 
 
-GRADERS: dict[str, Grader] = {"choice": choice, "exact": exact, "numeric": numeric, "regex": regex}
+GRADERS: dict[str, Grader] = {
+    "choice": choice,
+    "exact": exact,
+    "math": math_grader.math,
+    "numeric": numeric,
+    "reasoning_gym": math_grader.reasoning_gym,
+    "regex": math_grader.timed_regex,
+}
 
 
 def grader_named(name: str) -> Grader:
@@ -123,6 +131,8 @@ def check_answer(name: str, answer: str) -> str:
         return f"answer {answer!r} is no number, which the grader 'numeric' needs"
     if name == "choice" and not re.fullmatch(r"\(?[A-Za-z]\)?", answer.strip()):
         return f"answer {answer!r} is no single letter, which the grader 'choice' needs"
+    if name == "reasoning_gym":
+        return math_grader.entry_problem(answer)
     if name == "regex":
         try:
             re.compile(answer)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from odeval.branching import branching, in_nucleus
+
+
+def nucleus_by_sorting(row: list[float], mass: float) -> set[int]:
+    order = sorted(range(len(row)), key=lambda i: -row[i])
+    kept, total = set(), 0.0
+    for i in order:
+        if total >= mass - 1e-7 and row[i] < min(row[j] for j in kept):
+            break
+        kept.add(i)
+        total += row[i]
+    return kept
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 60), st.floats(0, 6), st.integers(0, 10_000), st.sampled_from([0.5, 0.9, 0.95]))
+def test_nucleus_without_sorting_is_the_sorted_one(vocab: int, sharpness: float, seed: int, mass: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.softmax(sharpness * torch.randn(4, vocab, generator=generator, dtype=torch.float64), -1)
+    found = in_nucleus(q, mass)
+    for row, marked in zip(q.tolist(), found.tolist(), strict=True):
+        assert {i for i, inside in enumerate(marked) if inside} == nucleus_by_sorting(row, mass)
+
+
+def test_branches_against_a_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = 2 * torch.randn(50, 40, generator=generator)
+    student = teacher + 3 * torch.randn(50, 40, generator=generator)
+    found = branching(student, teacher)
+    p, q = torch.softmax(teacher, -1), torch.softmax(student, -1)
+    dropped = {(n, v) for n in range(50) for v in range(40) if p[n, v] >= 0.1 and q[n, v] < 0.01}
+    assert set(zip(found.row.tolist(), found.token.tolist(), strict=True)) == dropped
+    assert dropped
+    for n in range(50):
+        assert found.dropped[n] == sum(row == n for row, _ in dropped)
+        favourites = [set(x[n].argsort(descending=True)[:16].tolist()) for x in (p, q)]
+        assert found.top_overlap[n] == pytest.approx(len(favourites[0] & favourites[1]) / 16)
+        kept = nucleus_by_sorting(q[n].tolist(), 0.95)
+        assert found.nucleus_recall[n] == pytest.approx(sum(p[n, v].item() for v in kept), abs=1e-5)
+
+
+def test_the_same_model_drops_nothing() -> None:
+    logits = torch.randn(20, 30)
+    found = branching(logits, logits)
+    assert len(found.row) == 0
+    assert (found.top_overlap == 1).all()
+    assert (found.nucleus_recall >= 0.95 - 1e-5).all()
+
+
+def test_a_vocabulary_smaller_than_the_favourites() -> None:
+    found = branching(torch.zeros(2, 5), torch.zeros(2, 5))
+    assert found.top_overlap.tolist() == [1.0, 1.0]
+    assert found.nucleus_recall.tolist() == pytest.approx([1.0, 1.0])
