@@ -84,19 +84,19 @@ def sample(
         OdevalError: The folder holds another run, or cannot be written.
     """
     with run.lock():
+        described = {"name": task.name, "grader": task.grader}
+        meta = {"model": asdict(model), "task": described, "sampling": asdict(params)}
+        made_from = {**meta, "sampling": {**asdict(params), "n": None}}
+        run.check(meta, task.prompts)
+        _check_parts(run, made_from)
         block = max(1, min(_PART_ROWS, _PART_TOKENS // params.max_tokens) // params.n)
         if run.part_paths(run.samples):
             block = run.meta().get("prompts_per_part", block)
-        described = {"name": task.name, "grader": task.grader}
-        meta = {"model": asdict(model), "task": described, "sampling": asdict(params), "prompts_per_part": block}
-        made_from = {"model": asdict(model), "task": described, "sampling": {**asdict(params), "n": None}}
-        run.check(meta, task.prompts)
-        _check_parts(run, made_from)
         done = run.keys(run.samples)
         ids = [prompt.prompt_id for prompt in task.prompts]
         wanted = [[s for s in range(params.n) if (prompt_id, s) not in done] for prompt_id in ids]
         token_ids = _encode(engine, task.prompts, wanted, params)
-        run.open(meta, task.prompts)
+        run.open({**meta, "prompts_per_part": block}, task.prompts)
         for number, start in enumerate(range(0, len(ids), block)):
             chosen = [p for p in range(start, min(start + block, len(ids))) if wanted[p]]
             if chosen:

@@ -79,8 +79,8 @@ def _check_origin(run: RunFolder, model: HfModel, fingerprint: str) -> None:
         origin = run.meta().get("model", {})
         if origin.get("fingerprint") not in (None, "", fingerprint):
             raise OdevalError(
-                f"{run.path}: was sampled from {origin.get('path')}, whose files differ from those of {model.name} now; "
-                "score with the model that answered, or sample again"
+                f"{run.path}: was sampled from {origin.get('path')}, whose files differ from those of {model.name} "
+                "now; score with the model that answered, or sample again"
             )
 
 

@@ -70,6 +70,10 @@ class RunFolder:
         """
         if not self.holds_answers():
             return
+        if not (self.path / "run.json").exists():
+            raise OdevalError(
+                f"{self.path} holds samples of an unknown run (run.json is missing); choose another --out, or delete it"
+            )
         old = self.meta()
         for key, new in {**meta, "prompts": _hash_prompts(prompts)}.items():
             if key in _SAME and _comparable(key, old.get(key)) != _comparable(key, new):

@@ -118,6 +118,10 @@ def test_closed_form_gradients() -> None:
     torch.manual_seed(1)
     z = (torch.randn(4, 9, dtype=torch.float64) * 2).requires_grad_()
     teacher = torch.randn(4, 9, dtype=torch.float64) * 2
+    with torch.no_grad():
+        rest = [0, 1, 2, 3, 5, 6, 7, 8]
+        teacher[:, rest] += torch.log1p(-z.softmax(-1)[:, 4:5]) - teacher[:, rest].logsumexp(-1, keepdim=True)
+        teacher[:, 4] = z[:, 4] - z.logsumexp(-1)  # one token that is as likely for both
     q, p = z.detach().softmax(-1), teacher.softmax(-1)
     m = 0.3 * p + 0.7 * q
     rkl = (q * (q / p).log()).sum(-1, keepdim=True)
@@ -145,7 +149,7 @@ def test_gradients_of_both_arguments_agree_with_finite_differences() -> None:
 @pytest.mark.parametrize("size", [2, 50, 300])
 @pytest.mark.parametrize("offset", [0.0, 37.0])
 @pytest.mark.parametrize("step", [1e-1, 1e-2, 1e-3, 2e-4, 5e-5])
-def test_small_divergences_of_float32_logits_keep_five_digits(size: int, offset: float, step: float) -> None:
+def test_small_divergences_of_float32_logits_keep_six_digits(size: int, offset: float, step: float) -> None:
     """In float32 a KL of 1e-9 is easily wrong by a few percent, or negative; `offset` is what logits may differ by."""
     random = np.random.default_rng(size)
     teacher = (random.normal(size=(4, size)) * 3).astype(np.float32)
@@ -158,7 +162,7 @@ def test_small_divergences_of_float32_logits_keep_five_digits(size: int, offset:
         for n in range(4):
             exact = exact_kl(left[n].tolist(), right[n].tolist())
             if exact > 1e-9:
-                assert float(found[n]) == pytest.approx(exact, rel=1e-5)
+                assert float(found[n]) == pytest.approx(exact, rel=1e-6)
             assert float(found[n]) >= 0
 
 

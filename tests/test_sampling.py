@@ -178,6 +178,16 @@ def test_samples_that_run_json_does_not_speak_for_are_refused(tmp_path: Path) ->
         sample(Echo(), dataclasses.replace(MODEL, fingerprint="g"), TASK, PARAMS, other)
 
 
+def test_samples_of_an_unknown_run_are_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    sample(Echo(), MODEL, TASK, PARAMS, run)
+    (run.path / "run.json").unlink()
+    with pytest.raises(
+        OdevalError, match=r"run holds samples of an unknown run \(run.json is missing\); choose another"
+    ):
+        sample(Echo(), MODEL, TASK, PARAMS, run)
+
+
 def test_a_run_that_never_answered_may_change_its_settings(tmp_path: Path) -> None:
     class Broken(Echo):
         def sample(self, *_: object) -> list[list[Completion]]:

@@ -16,6 +16,7 @@ import torch
 from tiny_models import ARCHITECTURES, EOS, VOCAB, WORDS, network, tiny
 
 from odeval import scoring
+from odeval.atomic import write_json
 from odeval.engines.hf import HfEngine
 from odeval.engines.hf_model import HfModel
 from odeval.errors import CannotJudge, OdevalError
@@ -268,7 +269,7 @@ def test_a_run_of_another_model_is_refused(
 ) -> None:
     teacher, student = HfModel(teacher_folder), HfModel(student_folder)
     for run, model in zip(runs, (teacher, student), strict=True):
-        run.open({"model": asdict(model.ref()), "task": {}, "sampling": {"n": 1}}, [])
+        write_json(run.path / "run.json", {"model": asdict(model.ref())})
     score(teacher, student, *runs)
     with pytest.raises(
         OdevalError, match=r"teacher: was sampled from .*teacher, whose files differ from those of .*student now"

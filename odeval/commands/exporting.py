@@ -24,6 +24,7 @@ class _Wanted:
     source: Path
     out: Path
     candidate: str
+    benchmark: str
     ks: str | None
     model_id: str
     organization: str
@@ -31,8 +32,8 @@ class _Wanted:
 
 
 def export(
-    what: str, source: Path, /, *, out: Out, candidate: str = "", ks: str | None = None, model_id: str = "",
-    organization: str = "unknown",
+    what: str, source: Path, /, *, out: Out, candidate: str = "", benchmark: str = "", ks: str | None = None,
+    model_id: str = "", organization: str = "unknown",
     relationship: Literal["first_party", "third_party", "collaborative", "other"] = "other",
 ) -> int:  # fmt: skip
     """Write a run, or a gate's result, in another tool's format.
@@ -44,6 +45,7 @@ def export(
             `odeval gate --out` or `odeval audit --out` wrote.
         out: The file to write; for model-card a README.md, old or new; for every-eval-ever a folder.
         candidate: For model-card: which candidate the card is about, where there are several.
+        benchmark: Name of what was asked, where a log does not say.
         ks: For every-eval-ever: comma-separated k; powers of two up to n by default.
         model_id: developer/name on the Hugging Face hub, for every-eval-ever (needed) and a new model-card.
         organization: For every-eval-ever: who publishes these numbers.
@@ -51,7 +53,7 @@ def export(
     """
     if what not in EXPORTS:
         raise OdevalError(unknown("export", what, EXPORTS))
-    print(EXPORTS[what](_Wanted(source, out, candidate, ks, model_id, organization, relationship)))
+    print(EXPORTS[what](_Wanted(source, out, candidate, benchmark, ks, model_id, organization, relationship)))
     return 0
 
 
@@ -59,7 +61,7 @@ def _model_card(wanted: _Wanted) -> str:
     from odeval.atomic import write_bytes
     from odeval.exporters.model_card import model_card
 
-    comparisons, verdict = _comparisons(wanted.source), _verdict(wanted.source)
+    comparisons, verdict = _comparisons(wanted), _verdict(wanted)
     labels = list(dict.fromkeys(row["candidate"] for row in verdict["candidates"]))
     if wanted.candidate and wanted.candidate not in labels:
         raise OdevalError(unknown("candidate", wanted.candidate, labels))
@@ -81,7 +83,7 @@ def _every_eval_ever(wanted: _Wanted) -> str:
     from odeval.exporters.every_eval_ever import Described, write_every_eval_ever
     from odeval.importers import open_run
 
-    described = Described(wanted.model_id, wanted.organization, wanted.relationship)
+    described = Described(wanted.model_id, wanted.organization, wanted.relationship, wanted.benchmark)
     grid = parse_ks(wanted.ks)
     if grid == "all":
         raise OdevalError("--ks all: name the k, such as 1,4,16; every result is a record of its own")
@@ -91,20 +93,20 @@ def _every_eval_ever(wanted: _Wanted) -> str:
 def _jsonl(wanted: _Wanted) -> str:
     from odeval.exporters.flat import rows
 
-    lines = [jsonlib.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(_comparisons(wanted.source))]
+    lines = [jsonlib.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows(_comparisons(wanted))]
     return _written(wanted.out, "".join(line + "\n" for line in lines), f"{len(lines)} numbers")
 
 
 def _dvc(wanted: _Wanted) -> str:
     from odeval.exporters.flat import nested
 
-    return _written(wanted.out, _pretty(nested(_comparisons(wanted.source))), "show changes with `dvc metrics diff`")
+    return _written(wanted.out, _pretty(nested(_comparisons(wanted))), "show changes with `dvc metrics diff`")
 
 
 def _bencher(wanted: _Wanted) -> str:
     from odeval.exporters.flat import bencher
 
-    return _written(wanted.out, _pretty(bencher(_comparisons(wanted.source))), "send it with `bencher run --file`")
+    return _written(wanted.out, _pretty(bencher(_comparisons(wanted))), "send it with `bencher run --file`")
 
 
 def _counts(wanted: _Wanted) -> str:
@@ -135,25 +137,30 @@ def _written(out: Path, text: str, what: str) -> str:
     return f"{out}: {what}"
 
 
-def _comparisons(folder: Path) -> list[dict[str, Any]]:
+def _comparisons(wanted: _Wanted) -> list[dict[str, Any]]:
     """comparison.json of a folder, or of each benchmark's folder in it."""
     from odeval.gate import read_comparison
 
+    folder = wanted.source
     if folder.is_dir() and not (folder / "comparison.json").exists():
         inside = sorted(path.parent for path in folder.glob("*/comparison.json"))
+        if wanted.benchmark and len(inside) > 1:
+            raise OdevalError(f"--benchmark {wanted.benchmark}: {folder} holds {len(inside)} benchmarks with names")
         if inside:
             return [read_comparison(path) for path in inside]
-    return [read_comparison(folder)]
+    found = read_comparison(folder)
+    return [{**found, "task": wanted.benchmark or found["task"]}]
 
 
-def _verdict(folder: Path) -> dict[str, Any]:
+def _verdict(wanted: _Wanted) -> dict[str, Any]:
     from odeval.atomic import read_json
     from odeval.gate import SCHEMA
 
-    path = (folder if folder.is_dir() else folder.parent) / "verdict.json"
+    path = (wanted.source if wanted.source.is_dir() else wanted.source.parent) / "verdict.json"
     if not path.exists():
         raise CannotJudge(f"{path}: no verdict to export; run `odeval gate … --out {path.parent}` first")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise OdevalError(f"{path}: is no verdict of this version (schema {SCHEMA}); make one with `odeval gate`")
-    return found
+    rows = [{**row, "benchmark": wanted.benchmark or row["benchmark"]} for row in found["candidates"]]
+    return {**found, "candidates": rows}

@@ -45,6 +45,7 @@ class Described:
         model_id: As on the hub, "developer/name".
         organization: Who publishes these numbers.
         relationship: Of the evaluator to the model's developer.
+        benchmark: What was asked; the run's own task when empty.
         deployment: How the model was run.
         availability: Of its weights.
     """
@@ -52,12 +53,26 @@ class Described:
     model_id: str
     organization: str = "unknown"
     relationship: Literal["first_party", "third_party", "collaborative", "other"] = "other"
+    benchmark: str = ""
     deployment: Literal["self_deployed", "externally_managed", "unknown"] = "unknown"
     availability: Literal["open_weights", "closed_weights", "unknown"] = "unknown"
 
     def __post_init__(self) -> None:
         if self.model_id.count("/") != 1 or not all(self.model_id.split("/")):
             raise OdevalError(f"model id '{self.model_id}': expected developer/name, as on the Hugging Face hub")
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What every part of one record repeats."""
+
+    task: str
+    model_id: str
+    time: str  # seconds since 1970, of the run and not of the export
+
+    @property
+    def evaluation_id(self) -> str:
+        return f"{self.task}/{self.model_id}/{self.time}"
 
 
 def write_every_eval_ever(run: RunFolder, out: Path, described: Described, ks: Sequence[int] = ()) -> Path:
@@ -76,20 +91,20 @@ def write_every_eval_ever(run: RunFolder, out: Path, described: Described, ks: S
         OdevalError: The run is not graded, or the folder cannot be written.
     """
     measured = measure(run, run.label, threshold=0.8)
-    task = _task(measured)
-    made = str(measured.meta["provenance"]["time"])
-    record = f"{task}/{described.model_id}/{int(datetime.fromisoformat(made).timestamp())}"
+    made = datetime.fromisoformat(str(measured.meta["provenance"]["time"]))
+    task = visible(described.benchmark or str(measured.meta["task"]["name"]), 120)
+    record = _Record(task, described.model_id, str(int(made.timestamp())))
     prompt_ids = sorted(measured.prompts)
     counts = counts_of(measured, prompt_ids)
     inputs = [run.fingerprint(path) for path in (run.samples, run.grades) if path.exists()]
-    content = json.dumps([record, inputs, counts.n.tolist(), counts.c.tolist()])
+    content = json.dumps([record.evaluation_id, inputs, counts.n.tolist(), counts.c.tolist()])
     # A UUID of version 4, as the format demands, yet the same for the same run.
     name = str(uuid.UUID(bytes=hashlib.blake2b(content.encode(), digest_size=16).digest(), version=4))
     place = "/".join(["data", _portable(task), *map(_portable, described.model_id.split("/"))])
     aggregate = _aggregate(measured, record, described, _estimates(measured, prompt_ids, ks))
-    if measured.completions["correct"].notna().any():
+    if not measured.completions.empty and measured.completions["correct"].notna().any():
         file = f"{place}/{name}_samples.jsonl"
-        lines, checksum = _write_lines(out / file, _rows(run, measured, record, described.model_id))
+        lines, checksum = _write_lines(out / file, _rows(run, measured, record))
         aggregate["detailed_evaluation_results"] = {
             "format": "jsonl", "file_path": file, "hash_algorithm": "sha256", "checksum": checksum, "total_rows": lines,
             "additional_details": {"ungraded_completions_left_out": str(len(measured.completions) - lines)},
@@ -116,10 +131,6 @@ def _write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def _task(measured: Measured) -> str:
-    return visible(str(measured.meta["task"]["name"]), 120)
-
-
 def _portable(name: str) -> str:
     """A name that every file system takes, and that cannot leave its folder."""
     found = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._ ")
@@ -137,19 +148,18 @@ def _estimates(measured: Measured, prompt_ids: list[str], ks: Sequence[int]) -> 
     return {k: item for k, item in zip(grid, found, strict=True) if item.known}
 
 
-def _aggregate(measured: Measured, record: str, described: Described, found: dict[int, Estimate]) -> dict[str, Any]:
+def _aggregate(measured: Measured, record: _Record, described: Described, found: dict[int, Estimate]) -> dict[str, Any]:
     meta = measured.meta
     versions, imported = meta["provenance"].get("versions", {}), meta.get("imported")
-    time = str(int(datetime.fromisoformat(str(meta["provenance"]["time"])).timestamp()))
     developer, name = described.model_id.split("/")
     library: dict[str, Any] = {"name": "odeval", "version": str(versions.get("odeval", "unknown"))}
     if imported:
         library["additional_details"] = {"completions_from": visible(str(imported["tool"]))}
     return {
         "schema_version": SCHEMA_VERSION,
-        "evaluation_id": record,
-        "evaluation_timestamp": time,
-        "retrieved_timestamp": time,
+        "evaluation_id": record.evaluation_id,
+        "evaluation_timestamp": record.time,
+        "retrieved_timestamp": record.time,
         "source_metadata": {
             "source_name": "odeval", "source_type": "evaluation_run",
             "source_organization_name": described.organization, "evaluator_relationship": described.relationship,
@@ -162,11 +172,11 @@ def _aggregate(measured: Measured, record: str, described: Described, found: dic
                                    # of a log it is the log's path, which is nobody's business
                                    "fingerprint": "" if imported else str(meta["model"].get("fingerprint", ""))},
         },
-        "evaluation_results": [_result(measured, k, item) for k, item in found.items()],
+        "evaluation_results": [_result(measured, record.task, k, item) for k, item in found.items()],
     }  # fmt: skip
 
 
-def _result(measured: Measured, k: int, item: Estimate) -> dict[str, Any]:
+def _result(measured: Measured, task: str, k: int, item: Estimate) -> dict[str, Any]:
     meta, counts = measured.meta, measured.counts["n"]
     uncertainty: dict[str, Any] = {"num_samples": item.n}
     if math.isfinite(item.se):
@@ -175,11 +185,11 @@ def _result(measured: Measured, k: int, item: Estimate) -> dict[str, Any]:
         ends = {"lower": item.low, "upper": item.high, "confidence_level": _CONFIDENCE}
         uncertainty["confidence_interval"] = {**ends, "method": "Student t over prompts"}
     sampling = {key: meta["sampling"].get(key) for key in ("temperature", "top_p", "top_k", "max_tokens")}
-    details = {"n": str(int(counts.max())), "seed": str(meta["sampling"].get("seed")), "sampling": json.dumps(sampling)}
+    details = {"n": str(int(counts.max())), "seed": str(meta["sampling"].get("seed"))}
     return {
         "evaluation_result_id": f"pass@{k}",
-        "evaluation_name": _task(measured),
-        "source_data": {"dataset_name": _task(measured), "source_type": "other",
+        "evaluation_name": task,
+        "source_data": {"dataset_name": task, "source_type": "other",
                         "additional_details": {"prompts": str(len(measured.prompts)),
                                                "prompts_hash": str(meta.get("prompts", ""))}},
         "metric_config": {
@@ -197,7 +207,7 @@ def _result(measured: Measured, k: int, item: Estimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(run: RunFolder, measured: Measured, record: str, model_id: str) -> Iterator[dict[str, Any]]:
+def _rows(run: RunFolder, measured: Measured, record: _Record) -> Iterator[dict[str, Any]]:
     """One line a graded completion, in the order of the samples."""
     table = pq.read_table(run.grades, columns=["prompt_id", "sample_id", "correct", "answer"])
     grades = {(p, s): (right, answer) for p, s, right, answer in zip(*(c.to_pylist() for c in table), strict=True)}
@@ -208,11 +218,11 @@ def _rows(run: RunFolder, measured: Measured, record: str, model_id: str) -> Ite
         for row in pa.table({**{name: part[name] for name in names}, **sizes}).to_pylist():
             right, answer = grades.get((row["prompt_id"], row["sample_id"]), (None, None))
             if right is not None:
-                yield _line(row, right, answer, measured, record, model_id, grader)
+                yield _line(row, right, answer, measured, record, grader)
 
 
 def _line(
-    row: dict[str, Any], right: bool, answer: str | None, measured: Measured, record: str, model_id: str, grader: str
+    row: dict[str, Any], right: bool, answer: str | None, measured: Measured, record: _Record, grader: str
 ) -> dict[str, Any]:
     asked = _input(measured.prompts[row["prompt_id"]])
     # Their recipe, so that equal questions of different tools join.
@@ -221,9 +231,9 @@ def _line(
                  "is_terminal": True}  # fmt: skip
     found = {
         "schema_version": SCHEMA_VERSION,
-        "evaluation_id": record,
-        "model_id": model_id,
-        "evaluation_name": _task(measured),
+        "evaluation_id": record.evaluation_id,
+        "model_id": record.model_id,
+        "evaluation_name": record.task,
         "evaluation_result_id": _SINGLE,
         "sample_id": row["prompt_id"],
         "sample_hash": hashlib.sha256(text.encode()).hexdigest(),

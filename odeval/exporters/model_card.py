@@ -84,11 +84,9 @@ def _with_index(text: str, results: list[dict[str, Any]], name: str) -> tuple[st
     old = _metadata(body)
     index = _merged(old.get("model-index"), results, name)
     block_text = yaml.safe_dump({"model-index": index}, sort_keys=False, allow_unicode=True, width=2**31)
-    if _INDEX.search(body):
-        new = _INDEX.sub(lambda _: block_text, body, count=1)
-    else:
-        new = body + block_text
-    if _metadata(new) != {**old, "model-index": index}:
+    found = _INDEX.search(body)
+    new = _INDEX.sub(lambda _: block_text, body, count=1) if found else body + block_text
+    if (found is None) != ("model-index" not in old) or _metadata(new) != {**old, "model-index": index}:
         raise OdevalError("the card's metadata cannot be edited safely as it is written; remove its model-index")
     return (f"---\n{new}---\n", text) if front is None else (front[1] + new + front[3], text[front.end() :])
 

@@ -1,8 +1,7 @@
 """What of the teacher's repertoire does the student still produce? Counts of completions by class, and nothing else.
 
-A class is any partition of a prompt's completions: the canonical answer (in the built-in worlds the whole solution), or
-the completion token by token. The two runs must be sampled independently of each other: a run covers its own samples
-trivially, so that a run against itself is no test of anything.
+Classes are any partition of a prompt's completions: by canonical answer (in the built-in worlds the whole solution), or
+token by token. Two runs must be sampled independently: a run trivially covers its own samples.
 
 Letters: P prompts, M rows, a row being one class of one prompt, K values of k; n completions of a prompt from which k
 are drawn (its pool), n_c of them in class c, f_k(n, n_c) = C(n − n_c, k) / C(n, k) the chance that k of them miss c.
@@ -241,8 +240,8 @@ def lost_modes(reference: ClassCounts, candidate: ClassCounts, most: int = 20) -
     """List classes that the reference produced and the candidate never did, the commonest first.
 
     Exchange the arguments for the gained ones. A rare class is missed by chance: `p` is the exact chance that all of
-    its n_c completions fall to the reference when both runs produce it equally often (one-sided Fisher), and `upper`
-    the rate that 0 of the candidate's n completions still allow, with 95 % confidence.
+    its completions fall to the reference when both runs produce it equally often (one-sided Fisher), and `upper` the
+    rate that 0 of the candidate's n completions still allow, with 95 % confidence.
 
     Args:
         reference: Counts.

@@ -1,9 +1,9 @@
 """How alike are some completions as texts? Secondary measures: reported beside the answers, never gated.
 
 They follow wording and length as much as ideas, so they are computed on equally many right completions of either run.
-Each takes the completions of one prompt as token ids; no tokenizer is needed. Where each stands is in `TEXT_METRICS`.
+Each takes the completions of one prompt, most of them as n-grams of token ids, so that no tokenizer is needed.
 
-Letters: S completions, R rows, a row being one distinct n-gram of one completion.
+Letters: S completions, R rows, a row being one distinct n-gram of one completion (see `Grams`).
 """
 
 from __future__ import annotations
@@ -11,133 +11,17 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from odeval.types import Direction
+from odeval.metrics.ngrams import Grams, Texts
 
-LONGEST = 5  # n of the longest n-gram
 _BLEU = 4
 _VENDI = 4
+_DENSE = 2**20  # cells up to which a dense matrix is faster
 _SMALLEST = 0.1  # matches that BLEU counts where there are none: "method1"
-
-
-@dataclass(frozen=True, slots=True)
-class TextMetric:
-    """What a reader needs to know of one measure."""
-
-    label: str
-    unit: str
-    direction: Direction
-    bounds: tuple[float, float]
-    source: str
-
-
-_INF = float("inf")
-TEXT_METRICS: dict[str, TextMetric] = {
-    "ead": TextMetric(
-        "expectation-adjusted distinct n-grams, n = 1 … 5", "ratio", "higher", (0, _INF),
-        "Liu et al. 2022, arXiv 2202.13587; averaged over n as in Kirk et al. 2023, arXiv 2310.06452",
-    ),
-    "self_bleu": TextMetric(
-        "self-BLEU-4", "score", "lower", (0, 1), "Zhu et al. 2018, Texygen, arXiv 1802.01886; method1 smoothing",
-    ),
-    "vendi": TextMetric(
-        "Vendi score of n-gram kernels", "completions", "higher", (1, _INF),
-        "Friedman and Dieng 2022, arXiv 2210.02410",
-    ),
-    "vendi_2": TextMetric(
-        "Vendi score of order 2", "completions", "higher", (1, _INF), "Pasarkar and Dieng 2023, arXiv 2310.12952",
-    ),
-    "compression_ratio": TextMetric(
-        "bytes / compressed bytes (zlib)", "ratio", "lower", (0, _INF), "Shaib et al. 2024, arXiv 2403.00553",
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Grams:
-    """The n-grams of S completions, for one n.
-
-    Attributes:
-        gram: [R] number of the n-gram, 0 … distinct − 1, ascending.
-        owner: [R] the completion, ascending within a gram.
-        count: [R] how often the n-gram stands in the completion.
-        distinct: n-grams that differ.
-        total: n-grams in all completions together.
-    """
-
-    gram: np.ndarray
-    owner: np.ndarray
-    count: np.ndarray
-    distinct: int
-    total: int
-
-
-@dataclass(frozen=True, eq=False)
-class Texts:
-    """The completions of one prompt, taken apart once for all measures.
-
-    Attributes:
-        lengths: [S] tokens.
-        copy_of: [S] the first completion with equal tokens, itself where there is none before it.
-        grams: Those of n = 1 … LONGEST.
-    """
-
-    lengths: np.ndarray
-    copy_of: np.ndarray
-    grams: tuple[Grams, ...]
-
-
-def take_apart(completions: Sequence[np.ndarray]) -> Texts:
-    """Count the n-grams of every completion, n = 1 … LONGEST, in O(total n-grams · log).
-
-    Args:
-        completions: S arrays of token ids, >= 0; empty ones are allowed.
-    """
-    lengths = np.array([len(tokens) for tokens in completions], dtype=np.int64)
-    seen: dict[bytes, int] = {}
-    copy_of = np.array(
-        [seen.setdefault(np.asarray(tokens, dtype=np.int64).tobytes(), i) for i, tokens in enumerate(completions)],
-        dtype=np.int64,
-    )
-    flat = np.concatenate([np.zeros(0, dtype=np.int64), *completions]).astype(np.int64)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat))  # tokens from here to the completion's end
-    single, rank, grams = flat, flat, []
-    for n in range(1, LONGEST + 1):
-        starts = np.flatnonzero(left >= n)
-        keys = flat[starts] if n == 1 else rank[starts] * (int(single.max(initial=0)) + 1) + single[starts + n - 1]
-        found, number = _grams(keys, owner[starts])
-        rank = np.zeros(len(flat), dtype=np.int64)
-        rank[starts] = number
-        single = rank if n == 1 else single
-        grams.append(found)
-    return Texts(lengths, copy_of, tuple(grams))
-
-
-def _grams(keys: np.ndarray, owner: np.ndarray) -> tuple[Grams, np.ndarray]:
-    """Group equal keys; positions, and with them owners, ascend within a group."""
-    size = len(keys)
-    bits = max(size - 1, 0).bit_length()
-    if int(keys.max(initial=0)).bit_length() + bits < 63:
-        packed = np.sort(keys << bits | np.arange(size))  # one sort of integers is faster than an argsort
-        order, ordered = packed & ((1 << bits) - 1), packed >> bits
-    else:
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-    owners = owner[order]
-    new = np.ones(size, dtype=bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    first = new.copy()
-    first[1:] |= owners[1:] != owners[:-1]
-    gram = np.cumsum(new) - 1
-    rows = np.flatnonzero(first)
-    number = np.empty(size, dtype=np.int64)
-    number[order] = gram
-    return Grams(gram[rows], owners[rows], np.diff(np.append(rows, size)), int(new.sum()), size), number
 
 
 def self_bleu(texts: Texts) -> float:
@@ -153,12 +37,13 @@ def self_bleu(texts: Texts) -> float:
         texts: S completions.
 
     Returns:
-        In [0, 1], 1 for copies; NaN when S < 2.
+        In [0, 1], 1 for copies of at least 4 tokens; NaN when S < 2.
 
     Source:
         Zhu et al. 2018, https://arxiv.org/abs/1802.01886; BLEU and method1 as in NLTK, with which it agrees to 1e-12.
 
     Example:
+        >>> from odeval.metrics.ngrams import take_apart
         >>> round(self_bleu(take_apart([np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])])), 4)
         0.3976
     """
@@ -247,35 +132,53 @@ def vendi(texts: Texts) -> tuple[float, float]:
     kept, weight = np.unique(texts.copy_of, return_counts=True)
     if not len(kept):
         return math.nan, math.nan
-    features = sparse.hstack([_features(texts, n, kept) for n in range(1, _VENDI + 1)], format="csr")
-    scale = np.sqrt(weight / len(texts.lengths) / _VENDI)
-    features = sparse.diags_array(scale) @ features
-    if features.shape[1] < features.shape[0]:
-        kernel = (features.T @ features).toarray()
+    share = weight / len(texts.lengths)
+    row, column, value, width = _features(texts, kept)
+    value = value * np.sqrt(share / _VENDI)[row]
+    if width < len(kept):
+        features = _matrix(row, column, value, (len(kept), width))
+        kernel = _dense(features.T @ features)
     else:
-        shared = (
-            np.asarray((features != 0).sum(axis=0)).ravel() > 1
-        )  # the others touch the diagonal alone, which is known
-        features = features[:, shared]
-        kernel = (features @ features.T).toarray()
-        np.fill_diagonal(kernel, weight / len(texts.lengths))
+        shared = np.bincount(column, minlength=width) > 1  # the others touch the diagonal alone, and that is known
+        used = shared[column]
+        column = (np.cumsum(shared) - 1)[column[used]]
+        features = _matrix(row[used], column, value[used], (len(kept), int(shared.sum())))
+        kernel = _dense(features @ features.T)
+        np.fill_diagonal(kernel, share)
     eigenvalues = np.linalg.eigvalsh(kernel)
     eigenvalues = eigenvalues[eigenvalues > 0]
     return float(np.exp(-(eigenvalues * np.log(eigenvalues)).sum())), float(1 / (kernel**2).sum())
 
 
-def _features(texts: Texts, n: int, kept: np.ndarray) -> sparse.csr_array:
-    """[kept completions, n-grams] counts divided by their norm."""
-    grams = texts.grams[n - 1]
-    row = np.full(len(texts.lengths), -1)
-    row[kept] = np.arange(len(kept))
-    used = row[grams.owner] >= 0
-    owner, gram, count = row[grams.owner[used]], grams.gram[used], grams.count[used].astype(np.float64)
-    short = np.flatnonzero(texts.lengths[kept] < n)  # one n-gram of their own, so that K has ones on its diagonal
-    owner, gram = np.append(owner, short), np.append(gram, np.full(len(short), grams.distinct))
-    count = np.append(count, np.ones(len(short)))
-    norm = np.sqrt(np.bincount(owner, weights=count**2, minlength=len(kept)))
-    return sparse.csr_array((count / norm[owner], (owner, gram)), shape=(len(kept), grams.distinct + 1))
+def _features(texts: Texts, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Row, column and value of the n-gram counts, each completion and n of norm 1, and the number of columns."""
+    place = np.full(len(texts.lengths), -1)
+    place[kept] = np.arange(len(kept))
+    rows, columns, values, width = [], [], [], 0
+    for n, grams in enumerate(texts.grams[:_VENDI], start=1):
+        used = place[grams.owner] >= 0
+        short = np.flatnonzero(texts.lengths[kept] < n)  # one n-gram of their own, so that K has ones on its diagonal
+        row = np.append(place[grams.owner[used]], short)
+        count = np.append(grams.count[used], np.ones(len(short)))
+        rows.append(row)
+        columns.append(width + np.append(grams.gram[used], np.full(len(short), grams.distinct)))
+        values.append(count / np.sqrt(np.bincount(row, weights=count**2, minlength=len(kept)))[row])
+        width += grams.distinct + bool(len(short))
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(values), width
+
+
+def _matrix(row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, int]) -> Any:
+    """A sparse matrix, or a dense one where that is small and hence faster."""
+    if shape[0] * shape[1] > _DENSE:
+        return sparse.csr_array((value, (row, column)), shape=shape)
+    matrix = np.zeros(shape)
+    matrix[row, column] = value
+    return matrix
+
+
+def _dense(matrix: Any) -> np.ndarray:
+    found: np.ndarray = matrix.toarray() if sparse.issparse(matrix) else matrix
+    return found
 
 
 def compression_ratio(completions: Sequence[bytes]) -> float:

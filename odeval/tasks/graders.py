@@ -16,8 +16,8 @@ import re
 from fractions import Fraction
 
 from odeval.errors import OdevalError, unknown
-from odeval.tasks import math_grader
 from odeval.tasks.base import Grader
+from odeval.tasks.guarded import entry_problem, math, reasoning_gym, regex
 from odeval.types import Grade, Prompt
 
 _DIGITS = 300  # more are no answer but a model that repeats itself, and exact arithmetic on them is slow
@@ -90,27 +90,13 @@ def choice(prompt: Prompt, completion: str) -> Grade:
     return Grade(False, None, "no choice in the completion")
 
 
-def regex(prompt: Prompt, completion: str) -> Grade:
-    """Right when the answer, a regular expression, matches somewhere; its first group is the canonical answer.
-
-    Example:
-        >>> regex(Prompt(text="?", answer=r"= (4|four)"), "2 + 2 = four").answer
-        'four'
-    """
-    match = re.search(prompt.answer, completion)
-    if match is None:
-        return Grade(False, None, "the pattern does not match")
-    first = match.group(1) if match.re.groups else None
-    return Grade(True, match.group(0) if first is None else first)
-
-
 GRADERS: dict[str, Grader] = {
     "choice": choice,
     "exact": exact,
-    "math": math_grader.math,
+    "math": math,
     "numeric": numeric,
-    "reasoning_gym": math_grader.reasoning_gym,
-    "regex": math_grader.timed_regex,
+    "reasoning_gym": reasoning_gym,
+    "regex": regex,
 }
 
 
@@ -132,7 +118,7 @@ def check_answer(name: str, answer: str) -> str:
     if name == "choice" and not re.fullmatch(r"\(?[A-Za-z]\)?", answer.strip()):
         return f"answer {answer!r} is no single letter, which the grader 'choice' needs"
     if name == "reasoning_gym":
-        return math_grader.entry_problem(answer)
+        return entry_problem(answer)
     if name == "regex":
         try:
             re.compile(answer)

@@ -53,7 +53,8 @@ def regex(answer: str, completion: str) -> Reply:
     match = re.search(answer, completion)
     if match is None:
         return {"correct": False, "why": "the pattern does not match"}
-    return {"correct": True, "answer": match.group(1) if match.re.groups else match.group(0), "why": ""}
+    first = match.group(1) if match.re.groups else None
+    return {"correct": True, "answer": match.group(0) if first is None else first, "why": ""}
 
 
 _SCORERS: dict[str, Any] = {}

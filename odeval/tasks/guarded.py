@@ -117,8 +117,11 @@ def reasoning_gym(prompt: Prompt, completion: str) -> Grade:
     return _WORKER.grade("reasoning_gym", prompt.answer, completion)
 
 
-def timed_regex(prompt: Prompt, completion: str) -> Grade:
-    """Right when the answer, a regular expression, matches; a pattern that backtracks for ever gives no verdict."""
+def regex(prompt: Prompt, completion: str) -> Grade:
+    """Right when the answer, a regular expression, matches somewhere; its first group is the canonical answer.
+
+    A pattern that backtracks for ever gives no verdict.
+    """
     return _WORKER.grade("regex", prompt.answer, completion)
 
 
