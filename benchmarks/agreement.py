@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hardware import hardware, result_path
 
 from odeval.compare import CompareSettings, compare
 from odeval.importers import open_run
@@ -218,8 +218,7 @@ def main() -> None:
     parser.add_argument("--core", metavar="PYTHON", help="interpreter with the core dependencies and no torch")
     parser.add_argument("--out", type=Path, help="the result; benchmarks/results/agreement_HARDWARE_YYYYMM.json")
     arguments = parser.parse_args()
-    hardware = f"{platform.machine()}-{os.cpu_count()}core"
-    out = arguments.out or ROOT / "benchmarks/results" / f"agreement_{hardware}_{datetime.now(UTC):%Y%m}.json"
+    out = arguments.out or result_path("agreement")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         peers = {}
@@ -234,7 +233,7 @@ def main() -> None:
             "wall_time": wall_time(arguments.core, folder) if arguments.core else None,
             "versions": versions(),
             "git": git_state(),
-            "hardware": hardware,
+            "hardware": hardware(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

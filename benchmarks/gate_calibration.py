@@ -1,8 +1,8 @@
 """How often does the gate cry wolf, and what does it see? Simulated runs of known truth, judged by the gate's own code.
 
 Solve rates are 15 % zeros, 10 % at .995, the rest Beta(.7, 1); a collapse sharpens them, logit p → γ · logit p. Every
-repetition draws fresh prompts, baseline counts and candidate counts. Writes results/gate_calibration_<hardware>_<yyyymm>.json
-and prints the table that the README quotes.
+repetition draws fresh prompts, baseline counts and candidate counts. Writes
+results/gate_calibration_<hardware>_<yyyymm>.json and prints the table that the README quotes.
 
     python benchmarks/gate_calibration.py [--repetitions 2000] [--seed 0] [--out FILE]
 """
@@ -84,9 +84,7 @@ def main() -> None:
     tasks = [(p, n, gamma, options.repetitions, options.seed) for p, n in DESIGNS for gamma in GAMMAS]
     with Pool(options.processes) as pool:
         rows = pool.map(simulate, tasks, chunksize=1)
-    print(
-        "prompts × samples | true worst drop | population: FAIL/PASS at margin 3 | false FAIL at margin 0 | benchmark: the same"
-    )
+    print("prompts × samples | true worst drop | population: FAIL/PASS at margin 3 | at margin 0 | benchmark: the same")
     for row in rows:
         cells = [
             "/".join(f"{row[f'{scope} 0.03'][v]:.3f}" for v in ("FAIL", "PASS"))

@@ -24,7 +24,7 @@ def hardware() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     short = re.sub(r"\(R\)|\(TM\)|Processor|CPU|@.*", "", name)
-    return f"{os.cpu_count()}x-{re.sub(r'[^a-z0-9]+', '-', short.lower()).strip('-')}"
+    return f"{os.cpu_count()}core-{re.sub(r'[^a-z0-9]+', '-', short.lower()).strip('-')}"
 
 
 def result_path(name: str) -> Path:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -112,7 +113,7 @@ def main() -> None:
             "model": f"Llama of {parameters} parameters, float32, random weights",
             "setting": {**vars(options), "hardware": hardware()},
             "rows": rows,
-            "provenance": provenance(),
+            "provenance": {**provenance(), "command": " ".join(["python benchmarks/sampling.py", *sys.argv[1:]])},
         },
     )
     print(path)

@@ -12,20 +12,18 @@ Everything reported is measured on held-out prompts that no choice has seen.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import testbed_report
 import torch
+from hardware import hardware, result_path
 from testbed_measure import measure, paired, strip
 from testbed_supervised import Supervised, make_supervised
 
@@ -243,12 +241,12 @@ def main() -> None:
             work = options.work or Path(scratch)
             worlds = study(work, options.jobs)
             embed(worlds, work)
-        hardware = f"{platform.machine()}-{os.cpu_count()}core"
         setting = {
-            "hardware": hardware, "jobs": options.jobs, "arms": ARMS, "seeds": SEEDS, "selection_seed": SELECTION_SEED,
+            "hardware": hardware(), "jobs": options.jobs, "arms": ARMS, "seeds": SEEDS,
+            "selection_seed": SELECTION_SEED,
         }  # fmt: skip
         made = {**provenance(), "command": "python benchmarks/train_testbed.py"}
-        path = results / f"testbed_{hardware}_{datetime.now(UTC):%Y%m}.json"
+        path = result_path("testbed")
         write_json(path, {"setting": setting, "worlds": worlds, "provenance": made})
     newest = max(results.glob("testbed_*.json"), key=lambda path: path.stat().st_mtime)
     print(testbed_report.write(newest, ROOT / "reports" / "testbed" / "README.md"))

@@ -6,6 +6,8 @@ Example:
     >>> import odeval
     >>> odeval.pass_at_k([10], [3], [5]).round(4).tolist()
     [[0.9167]]
+
+PYTEST_DONT_REWRITE (for its plugin's sake pytest would, and warn where odeval is imported before it).
 """
 
 from __future__ import annotations

@@ -70,10 +70,6 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
         OdevalError: Anything the user can mend; checked before the first completion is sampled where possible.
     """
     rules, task, params, looks = _prepare(config)
-    write_text(
-        config.out / "audit.yaml",
-        yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False),
-    )
     runs = _folders(config)
     levels = None
     for n, level in looks:
@@ -81,6 +77,10 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
         levels = level
         if n == config.n or _decided(config, runs, judge(_compare(config, runs), rules, levels=level)):
             break
+    write_text(
+        config.out / "audit.yaml",
+        yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False),
+    )
     for path, run in runs.items():
         if path != config.teacher:
             score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
@@ -167,7 +167,7 @@ def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
     if len(set(models)) < len(models):
         twice = next(path for path in models if models.count(path) > 1)
         raise OdevalError(f"{twice}: is named twice; teacher, baseline and students must be different models")
-    names = [path.resolve().name for path in models]
+    names = [path.name or path.resolve().name for path in models]
     unique = [
         name if names.count(name) == 1 else f"{path.resolve().parent.name}-{name}"
         for name, path in zip(names, models, strict=True)

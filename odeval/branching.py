@@ -1,7 +1,7 @@
 """What became of the teacher's options at a branch point: mass still reachable, shared favourites, dropped branches.
 
-Needs both full distributions, so it runs where logits are, during scoring, and only where the teacher hesitates. Letters: N
-positions, V vocabulary, D dropped branches. p is the teacher, q the student.
+Needs both full distributions, so it runs where logits are, during scoring, and only where the teacher hesitates.
+Letters: N positions, V vocabulary, D dropped branches. p is the teacher, q the student.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from odeval import __version__
 from odeval.errors import OdevalError
 
 _RUN, _JUDGE, _INFO = "odeval.commands.run", "odeval.commands.judge", "odeval.commands.info"
-_IMPORT = "odeval.commands.importing"
+_IMPORT, _EXPORT = "odeval.commands.importing", "odeval.commands.exporting"
 VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "demo": (_RUN, "Audit the embedded students against the embedded teacher, offline"),
     "audit": (_RUN, "Two models and a task: sample, grade, score, compare, gate and report, resumable"),
@@ -28,7 +28,7 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "plan": (_JUDGE, "Tell what a gate will see, before the samples are paid for"),
     "report": (_JUDGE, "Render a comparison and its verdict as one self-contained page"),
     "import": (_IMPORT, "Read another tool's log into a run folder; never guesses what is right"),
-    "export": (_IMPORT, "Write a run's counts, a small baseline that stays paired"),
+    "export": (_EXPORT, "Write a run or a verdict for other tools: counts, model card, Every Eval Ever, …"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),
     "env": (_INFO, "Print versions, for bug reports"),
 }
@@ -40,6 +40,7 @@ app = App(
     version=__version__,
     version_flags=["--version"],
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
 )
 for _place, (_verb, (_module, _help)) in enumerate(VERBS.items()):
     _function = f"{_verb}_" if keyword.iskeyword(_verb) else _verb

@@ -66,9 +66,7 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise OdevalError(
-            f"{path}{where}: is no YAML ({getattr(error, 'problem', None) or 'syntax error'})"
-        ) from error
+        raise OdevalError(f"{path}{where}: is no YAML ({getattr(error, 'problem', None) or 'syntax error'})") from error
     if not isinstance(content, dict):
         raise OdevalError(f"{path}: expected a mapping with the keys {', '.join(sorted(model.model_fields))}")
     for key in content:
@@ -141,6 +139,4 @@ def resolve(
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         where = sources.get(key, "default")
-        raise OdevalError(
-            _worded(error, model, "command line" if where in ("default", "") else where)
-        ) from error
+        raise OdevalError(_worded(error, model, "command line" if where in ("default", "") else where)) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from scipy import stats as distributions
 
@@ -37,7 +38,7 @@ def spending(alpha: float, looks: Sequence[int]) -> list[Levels]:
         >>> [round(level.fail, 4) for level in spending(0.05, [16, 32, 64])]
         [0.0001, 0.0055, 0.0444]
     """
-    if any(b <= a for a, b in zip(looks, looks[1:], strict=False)) or not looks or looks[0] < 2:
+    if any(b <= a for a, b in pairwise(looks)) or not looks or looks[0] < 2:
         raise OdevalError(f"looks {', '.join(map(str, looks))}: must increase, from at least 2 samples")
     z = distributions.norm.isf(alpha / 2)
     shares = [look / looks[-1] for look in looks]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
@@ -21,7 +20,7 @@ from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
 from odeval.metrics.tokens import blocks, combined
-from odeval.store import RunFolder, part_provenance
+from odeval.store import RunFolder, read_part
 from odeval.types import TRAJECTORIES, PerPrompt, Prompt
 
 THRESHOLDS = (0.672, 0.8, 1.0)  # nats: arXiv 2506.01939, and the two of arXiv 2603.07079
@@ -161,7 +160,7 @@ def load_completions(run: RunFolder) -> pd.DataFrame:
             )
         )
     samples = pd.concat(frames, ignore_index=True)
-    grades = pq.read_table(run.grades)
+    grades = read_part(run.grades)
     graded = pd.DataFrame(
         {
             "prompt_id": grades["prompt_id"].to_pylist(),

@@ -78,11 +78,10 @@ def fisher_less(baseline: Counts, candidate: Counts) -> np.ndarray:
 
 
 def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
-    inside = (k >= 0) & (k <= n)
-    found: np.ndarray = np.where(
-        inside, special.gammaln(n + 1.0) - special.gammaln(np.maximum(k, 0) + 1.0) - special.gammaln(np.maximum(n - k, 0) + 1.0),
-        -np.inf,
-    )  # fmt: skip
+    ways = special.gammaln(n + 1.0)
+    for part in (k, n - k):
+        ways = ways - special.gammaln(np.maximum(part, 0) + 1.0)
+    found: np.ndarray = np.where((k >= 0) & (k <= n), ways, -np.inf)
     return found
 
 

@@ -1,7 +1,7 @@
 """Power and budget before the money is spent: what a gate on P prompts × n samples can see.
 
-The solve rates of a pilot (or of a typical benchmark) give the exact covariance of the pass@k curve at any n; a Gaussian
-draw of the difference with that covariance is then judged as the gate would judge it. A collapse is modelled as
+The solve rates of a pilot (or of a typical benchmark) give the exact covariance of the pass@k curve at any n; a
+Gaussian draw of the difference with that covariance is judged as the gate would judge it. A collapse is modelled as
 sharpening, logit p → γ · logit p, which leaves pass@1 about where it was and takes away what was rarely solved.
 
 Letters: P prompts, n samples, K values of k, Q nodes of the distribution of solve rates.

@@ -22,7 +22,7 @@ from odeval.metrics.coverage import (
 )
 from odeval.overlap import benjamini_hochberg, fisher_less
 from odeval.pairing import columns
-from odeval.rows import UNBOUNDED, Entry, Intervals, VarietySettings, described, head_of, point
+from odeval.rows import UNBOUNDED, Entry, Intervals, VarietySettings, described, head_of, point, thinned
 from odeval.stats import estimate
 from odeval.tasks import TASKS
 from odeval.types import Estimate
@@ -49,7 +49,7 @@ def coverage_of(
     Args:
         reference: Usually the teacher; sampled independently of the candidate.
         candidate: The run under audit, same prompts.
-        ks: Grid of the curves.
+        ks: Grid of the curves; a long one is thinned.
         settings: Confidence, classes.
 
     Returns:
@@ -61,13 +61,13 @@ def coverage_of(
     head = head_of(reference, candidate)
     if head["note"]:
         return {**head, "views": [], "distinct": None, "solutions": None, "lost": None, "gained": None}
-    intervals = Intervals(reference, settings.confidence)
+    intervals, ks = Intervals(reference, settings.confidence), thinned(ks)
     runs = (reference.completions, candidate.completions)
     views = []
     for by in settings.by:
         for pool, draws in _POOLS.items():
             own, other = class_counts(*runs, by=by, pool=pool)
-            views.append({"by": by, "draws": draws, "k": list(ks), **_view(own, other, ks, intervals)})
+            views.append({"by": by, "draws": draws, "k": ks, **_view(own, other, ks, intervals)})
     own, other = class_counts(*runs)
     return {
         **head,

@@ -6,6 +6,7 @@ are candidate minus reference, which stands under "baseline" as in every pair.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from odeval.types import Direction, Estimate, PerPrompt
 
 SIDES = ("baseline", "candidate", "difference")
 UNBOUNDED = float("inf")
+_MOST_POINTS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,19 @@ def head_of(reference: Measured, candidate: Measured) -> dict[str, Any]:
     return {"scope": "population", "question": QUESTIONS["population"], "note": note}
 
 
+def thinned(ks: Sequence[int]) -> list[int]:
+    """At most 16 points of a grid, evenly spaced in the logarithm of their place, with the first and the last.
+
+    Example:
+        >>> thinned([1, 2, 4, 8]), thinned(range(1, 101))
+        ([1, 2, 4, 8], [1, 2, 3, 5, 6, 9, 12, 16, 22, 29, 40, 54, 74, 100])
+    """
+    if len(ks) <= _MOST_POINTS:
+        return list(ks)
+    places = np.unique(np.round(np.geomspace(1, len(ks), _MOST_POINTS)).astype(int)) - 1
+    return [ks[place] for place in places]
+
+
 def point(curve: PerPrompt, j: int) -> PerPrompt:
     """One grid point of a curve."""
     return PerPrompt(curve.prompt_ids, curve.numerator[:, j], curve.denominator[:, j])
@@ -81,14 +96,15 @@ class Intervals:
 
     def lines(self, *metrics: PerPrompt) -> list[Linearised]:
         """Linearise scalar metrics over the prompts known to all of them, so that degrees of freedom are theirs."""
+        frames = [metric.frame().reindex(self.groups.index) for metric in metrics]
         known = np.ones(len(self.groups), dtype=bool)
-        for metric in metrics:
-            frame = metric.frame().reindex(self.groups.index)
+        for frame in frames:
             known &= np.isfinite(frame["numerator"]).to_numpy() & (frame["denominator"] > 0).to_numpy()
         if not known.any():
             known[:] = True  # nobody knows it: NaN, over all of them
-        names, groups = list(self.groups.index[known]), np.unique(self.groups[known], return_inverse=True)[1]
-        return [linearise(metric, names, groups) for metric in metrics]
+        names, groups = self.groups.index[known], np.unique(self.groups[known], return_inverse=True)[1]
+        sums = [PerPrompt(names, *frame[known].to_numpy().T) for frame in frames]
+        return [linearise(metric, list(names), groups) for metric in sums]
 
     def one(self, metric: PerPrompt, bounds: tuple[float, float]) -> Estimate:
         return estimate(self.lines(metric)[0], self.confidence, bounds)[0]

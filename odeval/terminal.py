@@ -113,9 +113,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     console = Console(highlight=False, width=_width())
     for pair in comparison["pairs"]:
         curve = pair["pass_at_k"]
-        console.print(
-            f"{visible(pair['candidate'])} against {visible(pair['baseline'])} ({pair['role']}), {pair['prompts']} prompts"
-        )
+        names = f"{visible(pair['candidate'])} against {visible(pair['baseline'])}"
+        console.print(f"{names} ({pair['role']}), {pair['prompts']} prompts")
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in ("k", "baseline", "candidate", "difference", "simultaneous band"):
             table.add_column(name, justify="right")
@@ -134,9 +133,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
 def print_plan(plan: dict[str, Any]) -> None:
     """Print what each design sees and costs."""
     console = Console(highlight=False, width=_width())
-    console.print(
-        f"rule pass@k.delta >= {-plan['margin']:g}, one-sided α {plan['alpha']:g}; solve rates of {visible(plan['pilot'])}"
-    )
+    console.print(f"rule pass@k.delta >= {-plan['margin']:g}, one-sided α {plan['alpha']:g}")
+    console.print(f"solve rates of {visible(plan['pilot'])}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     wanted = f"{100 * plan['power']:.0f} %"
     for name in (

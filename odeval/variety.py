@@ -20,7 +20,7 @@ from odeval.metrics.diversity import (
     split,
 )
 from odeval.pairing import number
-from odeval.rows import UNBOUNDED, Entry, Intervals, VarietySettings, described, head_of
+from odeval.rows import UNBOUNDED, Entry, Intervals, VarietySettings, described, head_of, thinned
 from odeval.store import RunFolder
 from odeval.texts import TEXT_METRICS, measure_texts
 
@@ -69,7 +69,7 @@ def diversity_of(
         candidate: The run under audit, same prompts.
         reference_folder: Where the reference's completions are; read part by part.
         candidate_folder: Where the candidate's are.
-        ks: Grid of the curve among right completions.
+        ks: Grid of the curve among right completions; a long one is thinned.
         settings: Confidence, limits of the text measures.
 
     Returns:
@@ -80,7 +80,7 @@ def diversity_of(
     head = head_of(reference, candidate)
     if head["note"]:
         return {**head, "matched": None, "answers": {}, "among_right": None, "split": {}, "text": None}
-    intervals = Intervals(reference, settings.confidence)
+    intervals, ks = Intervals(reference, settings.confidence), thinned(ks)
     runs = (reference.completions, candidate.completions)
     own, other = class_counts(*runs, pool="outputs")
     sampled = class_counts(*matched_sample(*runs, seed=settings.seed), pool="outputs")

@@ -21,6 +21,7 @@ from test_exporters import HOSTILE
 
 from odeval.cli import run
 from odeval.integrations import github
+from odeval.integrations.judging import judge_paths
 from odeval.integrations.pre_commit import main
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,18 @@ def test_a_step_tells_the_verdict_everywhere(runner: Path, capsys: pytest.Captur
     assert "| pass@k.delta >= -0.03 against old | ✕ FAIL |" in summary
     assert ElementTree.parse(runner / "j.xml").getroot().get("failures") == "1"
     assert 'odeval_verdict="FAIL"} 1\n' in (runner / "m.txt").read_text(encoding="utf-8")
+
+
+def test_logs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log is imported into a temporary folder, whose name would be another in every process."""
+    monkeypatch.chdir(tmp_path)
+    paths = []
+    for name, solved in (("old", 0.9), ("new", 0.6)):
+        Path(name).mkdir()
+        paths.append(counts(Path(name) / "samples.jsonl", solved))
+    judged = judge_paths(paths[1], paths[0])
+    assert judged.verdict["candidates"][0]["candidate"] == "new/samples.jsonl"
+    assert judged.verdict["candidates"][0]["checks"][0]["against"] == "old/samples.jsonl"
 
 
 def test_json_stays_alone_on_stdout(runner: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,7 +197,7 @@ def test_one_chance_failure_among_many_benchmarks_is_not_a_failure(tmp_path: Pat
     rules = GateConfig(alpha=min(1.5 * p_fail, 0.49), rules=(rule,))
     assert judge_all([found], rules)[0].verdict == "FAIL"
     together = judge_all([found, fine], rules)
-    assert [judgement.verdict for judgement in together][0] == "INCONCLUSIVE"
+    assert together[0].verdict == "INCONCLUSIVE"
     assert "by chance (Holm" in together[0].checks[0].detail
     certain = comparison(tmp_path, power=3.0, seed=2)
     certain["runs"][-1]["label"] = certain["pairs"][0]["candidate"] = found["runs"][-1]["label"]

@@ -86,7 +86,7 @@ def test_a_mean_is_no_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["import", "table", "LOG", "-o", "RUN", "--map", "prompt=imput"], "unknown column 'imput': expected one of"),
         (["import", "table", "LOG", "-o", "RUN", "--map", "prompt=input"], "has no column 'correct', only"),
         (["import", "verl", "LOG"], "requires an argument"),
-        (["export", "means", "LOG", "-o", "FILE"], "unknown export 'means': expected one of counts"),
+        (["export", "means", "LOG", "-o", "FILE"], "unknown export 'means': expected one of bencher, counts"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

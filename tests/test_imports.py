@@ -15,7 +15,7 @@ HEAVY = ("torch", "matplotlib", "transformers")
 
 
 def loaded_after(code: str) -> set[str]:
-    probe = f"import sys\n{code}\nprint('LOADED', *[m for m in {HEAVY + ('pandas',)} if m in sys.modules])"
+    probe = f"import sys\n{code}\nprint('LOADED', *[m for m in {(*HEAVY, 'pandas')} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(done.stdout.split("LOADED")[1].split())
 

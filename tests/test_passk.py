@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odeval.errors import OdevalError
 from odeval.curves import Counts, curve_per_prompt
+from odeval.errors import OdevalError
 from odeval.metrics.passk import counts, pass_at_k
 
 

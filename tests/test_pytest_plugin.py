@@ -76,6 +76,12 @@ def test_the_entry_point_is_declared() -> None:
     assert project["entry-points"]["pytest11"] == {"odeval": "odeval.integrations.pytest_plugin"}
 
 
+def test_pytest_does_not_rewrite_the_packages() -> None:
+    """Else every pytest in whose process odeval was imported before warns, whether it uses the plugin or not."""
+    for package in ("odeval", "odkd"):
+        assert "PYTEST_DONT_REWRITE" in (ROOT / package / "__init__.py").read_text(encoding="utf-8").split('"""')[1]
+
+
 def test_the_options_load_only_the_standard_library() -> None:
     code = "import sys, odeval.integrations.pytest_plugin as p; print(*sorted({n.split('.')[0] for n in sys.modules}))"
     done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"],
@@ -139,6 +145,7 @@ def test_inconclusive_fails_only_when_strict(session: pytest.Pytester) -> None:
     gate(session).assert_outcomes(failed=1, skipped=1)
 
 
+@pytest.mark.slow
 def test_rules_are_selected_like_tests(session: pytest.Pytester) -> None:
     session.makepyfile("def test_own(): pass")
     found = gate(session, "--odeval-rules=gate.yaml", "-q", "--collect-only")
@@ -159,6 +166,7 @@ def test_a_rules_file_among_the_arguments_runs_the_gate_alone(session: pytest.Py
     result.stdout.fnmatch_lines(["FAILED gate.yaml::pass@k.delta*"])
 
 
+@pytest.mark.slow
 def test_options_may_stand_in_the_configuration_file(session: pytest.Pytester) -> None:
     session.makepyfile("def test_own(): pass")
     below = session.mkdir("below")

@@ -74,7 +74,22 @@ def test_the_order_is_temperature_then_top_k_then_top_p() -> None:
     assert left(2.0, 0.7, 0) == {0, 1, 2}, "… and the flattened ones"
     assert left(1, 1, 0) == {0, 1, 2, 3}
     assert left(1, 1e-9, 0) == {0}
+    assert left(1, 1e-13, 0) == {0}, "the likeliest stays, however small top_p is"
     assert left(1, 1, 99) == {0, 1, 2, 3}
+
+
+def test_ties_go_to_the_smaller_id_in_a_large_vocabulary() -> None:
+    probs = torch.full((2, 5000), 1 / 5000, dtype=torch.float64)
+    assert truncated(probs, 1.0, 700)[1].nonzero()[:, 0].tolist() == list(range(700))
+    assert truncated(probs, 0.1, 0)[0].nonzero()[:, 0].tolist() == list(range(500))
+
+
+def test_the_largest_uniform_stays_below_any_total() -> None:
+    """Totals of many roundings; a target equal to one would fall on the tokens without mass behind it."""
+    masses = torch.rand(20_000, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    masses[:, 5:] = 0
+    log_probs = (masses * 2.0 ** torch.randint(-60, 60, (20_000, 1))).log()
+    assert int(draw(log_probs, np.full(20_000, LAST), 1, 1, 0).max()) == 4
 
 
 @pytest.mark.parametrize(

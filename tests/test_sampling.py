@@ -134,7 +134,9 @@ def test_a_larger_n_extends_and_a_smaller_one_keeps(tmp_path: Path) -> None:
 def test_an_extension_that_was_cut_short_is_finished(tmp_path: Path) -> None:
     run, deep = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "deep")
     sample(Echo(), MODEL, TASK, PARAMS, run)
-    (run.samples / "part-00002-00000.parquet").unlink()
+    (
+        run.samples / "part-00000-00000.parquet"
+    ).unlink()  # were parts cut anew for n 6, prompt 1 would take the next name
     sample(Echo(), MODEL, TASK, dataclasses.replace(PARAMS, n=6), run)
     (run.samples / "part-00001-00004.parquet").unlink()
     sample(Echo(), MODEL, TASK, dataclasses.replace(PARAMS, n=12), run)

@@ -77,7 +77,6 @@ def test_scores_equal_a_naive_pass_over_each_sequence(architecture: str) -> None
     "sizes",
     [
         {"_BATCH_TOKENS": 1},
-        {"_BATCH_TOKENS": 40},
         {"_CHUNK_BYTES": 1, "_MIN_CHUNK": 1},
         {"_CHUNK_BYTES": 1, "_MIN_CHUNK": 7},
         {"_TILE": {"cpu": 1}},

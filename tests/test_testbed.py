@@ -95,7 +95,7 @@ def test_a_record_tells_how_the_model_was_made_and_no_place_on_a_disk(world: str
         config = record["config"]
         assert config["model_name_or_path"] == "warm_start"
         assert record["exact"]["steps"] == config["max_steps"]
-    assert not any(part in text for part in ("/tmp", "/home", "/work", "/root"))
+    assert '"/' not in text
 
 
 @pytest.mark.parametrize("model", ["teacher", "warm_start", "reverse_kl"])

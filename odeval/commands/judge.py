@@ -44,7 +44,7 @@ def compare(
 def gate(
     candidate: Path, /, *, baseline: Path | None = None, teacher: Path | None = None, rules: Path | None = None,
     ks: str | None = None, allow_mismatch: list[str] | None = None, out: Path | None = None, strict: bool = False,
-    json: bool = False,
+    json: bool = False, junit: Path | None = None, github: bool = False, metrics: Path | None = None,
 ) -> int:  # fmt: skip
     """Judge a candidate by rules; the exit code is the verdict.
 
@@ -59,33 +59,25 @@ def gate(
         out: Folder for comparison, verdict and report.
         strict: Exit 3 when the verdict is inconclusive.
         json: Print verdict.json on stdout and nothing else.
+        junit: Write JUnit XML, one case a rule.
+        github: Write step summary, annotations and outputs of a GitHub step.
+        metrics: Write OpenMetrics text, such as GitLab's metrics report.
     """
-    from odeval.compare import CompareSettings, compare
-    from odeval.config import GateConfig, load_yaml
-    from odeval.gate import as_json, exit_code, judge_all, overall, read_comparison
-    from odeval.importers import matched, open_run
+    from odeval.compare import CompareSettings
+    from odeval.gate import exit_code, overall
+    from odeval.integrations.judging import judge_paths
+    from odeval.integrations.publishing import Outlets
     from odeval.terminal import print_verdict
 
-    loaded = None if rules is None else load_yaml(rules, GateConfig)
     settings = CompareSettings(parse_ks(ks), allow_mismatch=tuple(allow_mismatch or ()))
-    if baseline is None and teacher is None:
-        comparisons = {"": read_comparison(candidate)}
-    else:
-        comparisons = {}
-        for name, own, old, guide in matched(candidate, baseline, teacher):
-            runs = [None if path is None else open_run(path) for path in (own, old, guide)]
-            if name:  # the file is named after the benchmark, the run after its folder
-                for run, folder in zip(runs, (candidate, baseline, teacher), strict=True):
-                    if run is not None and folder is not None:
-                        run.label = folder.resolve().name
-            comparisons[name] = compare([run for run in runs[:1] if run], runs[2], runs[1], settings)
-            comparisons[name]["task"] = name or comparisons[name]["task"]
-    judgements = judge_all(list(comparisons.values()), loaded, str(rules or "default rules"))
-    verdict = as_json(judgements, loaded)
-    if out is not None:
-        _write(out, comparisons, verdict)
-    emit(verdict, None, json, lambda: print_verdict(judgements))
-    return exit_code(overall(judgements), strict)
+    outlets = Outlets(junit, metrics, github, out, strict, json)
+    with outlets.open():
+        judged = judge_paths(candidate, baseline, teacher, rules, settings)
+        if out is not None:
+            _write(out, judged.comparisons, judged.verdict)
+        emit(judged.verdict, None, json, lambda: print_verdict(judged.judgements))
+    outlets.publish(judged)
+    return exit_code(overall(judged.judgements), strict)
 
 
 def _write(out: Path, comparisons: dict[str, Any], verdict: dict[str, Any]) -> None:
@@ -124,7 +116,8 @@ def report(comparison: Path, /, *, verdict: Path | None = None, out: Path | None
 
 
 def plan(
-    *, pilot: Path | None = None, prompts: str = "100,200,500,1000", n: Annotated[str, Parameter(name=["-n", "--n"])] = "16,32,64",
+    *, pilot: Path | None = None, prompts: str = "100,200,500,1000",
+    n: Annotated[str, Parameter(name=["-n", "--n"])] = "16,32,64",
     ks: str | None = None, margin: float = 0.03, alpha: float = 0.05, drop: float = 0.06, power: float = 0.8,
     tokens: float | None = None, json: bool = False,
 ) -> int:  # fmt: skip

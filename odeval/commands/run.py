@@ -28,18 +28,18 @@ def demo(
         out: Folder for runs and report; rerun to continue.
         world: graph_paths or countdown.
         n: Completions per prompt (64).
-        limit: Held-out prompts (200).
+        limit: Held-out prompts (400: enough to see a 5-point drop, says `odeval plan`).
         strict: Exit 3 when the verdict is inconclusive.
     """
     from odeval import testbed
     from odeval.audit import AuditConfig
 
     students = [
-        testbed.checkpoint(world, name) for name in testbed.models(world) if name not in ("teacher", "warm_start")
+        testbed.embedded(world, name) for name in testbed.models(world) if name not in ("teacher", "warm_start")
     ]
     config = AuditConfig(
-        students=tuple(students), teacher=testbed.checkpoint(world, "teacher"),
-        baseline=testbed.checkpoint(world, "warm_start"), task=world, out=out / world, n=n or 64, limit=limit or 200,
+        students=tuple(students), teacher=testbed.embedded(world, "teacher"),
+        baseline=testbed.embedded(world, "warm_start"), task=world, out=out / world, n=n or 64, limit=limit or 400,
     )  # fmt: skip
     return _audit(config, strict, quiet=False, as_json=False)
 
@@ -101,7 +101,8 @@ def audit(
 
 
 def sample(
-    model: Path, /, *, task: str, out: Path, grader: str | None = None, n: int = 64, limit: int | None = None,
+    model: Path, /, *, task: str, out: Path, grader: str | None = None,
+    n: Annotated[int, Parameter(name=["-n", "--n"])] = 64, limit: int | None = None,
     temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_tokens: int | None = None, seed: int = 0,
     device: str = "auto", quiet: bool = False,
 ) -> int:  # fmt: skip

@@ -16,6 +16,7 @@ from odeval.atomic import hash_files
 from odeval.engines.cache import new_cache
 from odeval.engines.loading import check_folder, device_named, first_line, load_tokenizer, load_weights, stop_ids
 from odeval.errors import OdevalError
+from odeval.testbed import model_folder
 from odeval.types import ModelRef, Prompt, content_hash
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -36,7 +37,7 @@ class HfModel:
     """
 
     def __init__(self, path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
-        folder = Path(path)
+        folder = model_folder(path)
         check_folder(folder)
         self.device = device_named(device)
         wanted = ("float32" if self.device.type == "cpu" else "auto") if dtype == "auto" else dtype
@@ -239,8 +240,9 @@ def load_vocabulary(path: str | Path) -> dict[str, int]:
     Raises:
         OdevalError: There is no model, or no tokenizer in it.
     """
-    check_folder(Path(path))
-    found: dict[str, int] = load_tokenizer(Path(path)).get_vocab()
+    folder = model_folder(path)
+    check_folder(folder)
+    found: dict[str, int] = load_tokenizer(folder).get_vocab()
     return found
 
 

@@ -89,9 +89,7 @@ def draw(log_probs: torch.Tensor, uniforms: np.ndarray, temperature: float, top_
     else:  # the largest becomes 0 first, or a temperature near 0 would divide −x to −inf everywhere
         probs = torch.softmax((log_probs - log_probs.amax(-1, keepdim=True)) / temperature, dim=-1)
     cumulative = torch.cumsum(truncated(probs, top_p, top_k), -1)
-    total = cumulative[:, -1]
-    target = torch.from_numpy(uniforms).to(cumulative.device) * total
-    # Rounding may lift the target to the total itself, beyond which no token lies.
-    target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
+    # A uniform is at most 1 − 2⁻⁵³, so the product rounds to less than the total, and some token lies above it.
+    target = torch.from_numpy(uniforms).to(cumulative.device) * cumulative[:, -1]
     chosen = torch.searchsorted(cumulative, target.unsqueeze(-1), right=True).squeeze(-1)
     return chosen.clamp_max(log_probs.shape[-1] - 1)

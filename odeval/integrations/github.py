@@ -21,7 +21,7 @@ from odeval.visible import visible
 
 _SUMMARY = 900_000  # bytes; GitHub drops a whole summary over 1 MiB, sometimes without a word
 _CUT = "\n*The rest did not fit; see the report.*\n"
-_ERRORS, _WARNINGS = 1, 9  # GitHub shows 10 annotations of a kind a step
+_WARNINGS = 9  # beside one error; GitHub shows 10 annotations of a kind a step
 _TITLE, _MESSAGE = 200, 4000  # characters
 
 

@@ -64,7 +64,7 @@ class Rules(pytest.Collector):
     def of(cls, gate: Gate, parent: pytest.Collector, file: Path | None = None) -> Rules:
         name = file.name if file else "odeval"
         # An id of its own, since a child of the session would be called "::odeval".
-        place = "/".join(filter(None, (parent.nodeid.strip("."), name)))
+        place = name if parent.nodeid in ("", ".") else f"{parent.nodeid}/{name}"
         found: Rules = cls.from_parent(parent, name=name, nodeid=place, path=file)
         found.gate = gate
         return found

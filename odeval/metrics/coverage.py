@@ -72,30 +72,29 @@ def class_counts(
     Returns:
         One ClassCounts a run, over the same rows; a prompt of any run is in all.
     """
-    prompt_ids = np.sort(pd.unique(pd.concat([run["prompt_id"] for run in runs]).to_numpy(dtype=object)))
-    usable = [run[run["correct"].notna() & ~((run["correct"] == 1) & run[by].isna())] for run in runs]
-    counted = [run if outputs == "all" else run[run["correct"] == (outputs == "correct")] for run in usable]
-    drawn = usable if pool == "graded" else counted
-    classed = [run[run[by].notna()] for run in counted]
-    codes, names = pd.factorize(np.concatenate([run[by].to_numpy(dtype=object) for run in classed]), sort=True)
-    prompts = [_places(run, prompt_ids) for run in classed]
-    rows, where = np.unique(np.concatenate(prompts) * max(len(names), 1) + codes, return_inverse=True)
-    ends = np.cumsum([len(run) for run in classed])[:-1]
+    owner = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    prompt, prompt_ids = pd.factorize(_column(runs, "prompt_id"), sort=True)
+    correct, name = _column(runs, "correct").astype(np.float64), _column(runs, by)
+    named = ~pd.isna(name)
+    usable = np.isfinite(correct) & (named | (correct == 0))
+    counted = usable if outputs == "all" else usable & (correct == (outputs == "correct"))
+    drawn, classed = usable if pool == "graded" else counted, counted & named
+    codes, names = pd.factorize(name[classed], sort=True)
+    rows, where = np.unique(prompt[classed] * max(len(names), 1) + codes, return_inverse=True)
     return [
         ClassCounts(
             prompt_ids=prompt_ids,
             prompt=rows // max(len(names), 1),
-            name=names[rows % max(len(names), 1)] if len(rows) else np.empty(0, dtype=object),
-            count=np.bincount(own, minlength=len(rows)),
-            n=np.bincount(_places(run, prompt_ids), minlength=len(prompt_ids)),
+            name=names[rows % max(len(names), 1)],
+            count=np.bincount(where[owner[classed] == number], minlength=len(rows)),
+            n=np.bincount(prompt[drawn & (owner == number)], minlength=len(prompt_ids)),
         )
-        for own, run in zip(np.split(where, ends), drawn, strict=True)
+        for number in range(len(runs))
     ]
 
 
-def _places(run: pd.DataFrame, prompt_ids: np.ndarray) -> np.ndarray:
-    places: np.ndarray = pd.Index(prompt_ids).get_indexer(pd.Index(run["prompt_id"].to_numpy(dtype=object)))
-    return places
+def _column(runs: Sequence[pd.DataFrame], name: str) -> np.ndarray:
+    return np.concatenate([run[name].to_numpy() for run in runs])
 
 
 def recall_at_k(reference: ClassCounts, candidate: ClassCounts, ks: Sequence[int]) -> PerPrompt:

@@ -86,8 +86,9 @@ def _first(run: pd.DataFrame, size: pd.Series, seed: int) -> pd.DataFrame:
     mixed = prompts[codes] + run["sample_id"].to_numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finaliser of splitmix64
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    ordered = run.iloc[np.lexsort((mixed ^ (mixed >> np.uint64(31)), codes))]
-    return ordered[ordered.groupby("prompt_id").cumcount() < ordered["prompt_id"].map(size)]
+    order = np.lexsort((mixed ^ (mixed >> np.uint64(31)), codes))
+    rank = np.arange(len(order)) - np.searchsorted(codes[order], codes[order])
+    return run.iloc[order[rank < size.reindex(names).to_numpy()[codes[order]]]]
 
 
 def hash_of(seed: int, prompt_id: str) -> int:
@@ -116,9 +117,9 @@ def answer_entropy(run: ClassCounts, correction: Correction = "none") -> PerProm
         Shannon's index of diversity. Where every class was seen once, f_1 is taken as m − 1.
     """
     m = run.outputs()
-    own = m[run.prompt]
+    own = np.maximum(m, 1)[run.prompt]
     seen = run.count > 0
-    share = np.where(seen, run.count / np.maximum(own, 1), 1.0)  # log 1 = 0: what was not seen adds nothing
+    share = np.where(seen, run.count / own, 1.0)  # log 1 = 0: what was not seen adds nothing
     if correction == "chao_shen":
         once = run.per_prompt(run.count == 1)
         once = np.where(once == m, m - 1, once)

@@ -90,7 +90,7 @@ def pass_at_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:
         counts, which = np.unique(c[rows], return_inverse=True)
         step = max(1, _CELLS // int(grid[valid][-1]))
         blocks = [
-            -np.expm1(miss_probability(int(size), counts[i : i + step], grid[valid]))
+            0.0 - np.expm1(miss_probability(int(size), counts[i : i + step], grid[valid]))
             for i in range(0, len(counts), step)
         ]
         result[np.ix_(rows, valid)] = np.concatenate(blocks)[which]

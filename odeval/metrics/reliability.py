@@ -1,4 +1,4 @@
-"""Other ways to read the same samples: all of k right, a majority right, the best by a reward. Beside pass@k, never instead.
+"""Other ways to read the same samples: all of k right, a majority right, the best by a reward. Beside pass@k.
 
 Letters: P prompts, K grid points; n graded completions of a prompt, c correct ones.
 """

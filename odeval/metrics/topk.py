@@ -1,8 +1,8 @@
 """What top-K log-probabilities still prove: rigorous bounds on entropies and divergences. Never renormalised.
 
-Servers return the K likeliest tokens. What lies in the tail is unknown but not arbitrary: its mass is r = 1 − Σ p, none
-of its tokens is likelier than the smallest kept one p_K, and there are at most V − K of them. Letters: N positions, K kept
-tokens, V vocabulary; all results in nats.
+Servers return the K likeliest tokens. What lies in the tail is unknown but not arbitrary: its mass is r = 1 − Σ p,
+none of its tokens is likelier than the smallest kept one p_K, and there are at most V − K of them. Letters: N
+positions, K kept tokens, V vocabulary; all results in nats.
 """
 
 from __future__ import annotations

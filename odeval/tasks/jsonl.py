@@ -36,8 +36,8 @@ def load(path: Path, grader: str, limit: int | None = None, max_tokens: int = 10
     except OSError as error:
         raise OdevalError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise OdevalError(f"{path}:{line}: is not UTF-8 text (byte {error.start} of the file)") from error
+        number = content.count(b"\n", 0, error.start) + 1
+        raise OdevalError(f"{path}:{number}: is not UTF-8 text (byte {error.start} of the file)") from error
     prompts: list[Prompt] = []
     first: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):

@@ -15,6 +15,7 @@ from odeval.tasks.worlds import World
 WORLDS: dict[str, World] = {world.name: world for world in (graph_paths.WORLD, countdown.WORLD)}
 DEFAULT_WORLD = "graph_paths"
 
+_SCHEME = "embedded:"
 _CHECKPOINTS = Path(__file__).parent / "checkpoints"
 _FIRST = ("teacher", "warm_start")  # the others follow by name
 
@@ -66,3 +67,27 @@ def checkpoint(name: str, model: str) -> Path:
     if model not in known:
         raise OdevalError(unknown(f"{name} model", model, known))
     return _CHECKPOINTS / name / model
+
+
+def embedded(name: str, model: str) -> Path:
+    """Name an embedded model so that it means the same on every machine, wherever a model folder is asked for.
+
+    Example:
+        >>> embedded("graph_paths", "teacher").as_posix()
+        'embedded:graph_paths/teacher'
+    """
+    checkpoint(name, model)
+    return Path(f"{_SCHEME}{name}/{model}")
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder that a model's name means: itself, or that of an embedded model `embedded:WORLD/MODEL`.
+
+    Raises:
+        OdevalError: No such embedded model.
+    """
+    text = Path(name).as_posix()
+    if not text.startswith(_SCHEME):
+        return Path(name)
+    own, _, model = text.removeprefix(_SCHEME).partition("/")
+    return checkpoint(own, model)
