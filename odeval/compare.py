@@ -21,7 +21,7 @@ from odeval.metrics import FAMILIES, METRICS
 from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
-from odeval.trust import as_rows, check_comparable, examine
+from odeval.trust import as_rows, check_comparable, depth_of_baseline, examine
 
 SCHEMA = "odeval.comparison/1"
 
@@ -86,6 +86,7 @@ def compare(
         for role in ("baseline", "teacher")
         for reference in by_role[role]
     ]
+    stored = [check for item in by_role["baseline"] for check in depth_of_baseline(item, by_role["candidate"])]
     folders = {item.label: run for item, (_, run) in zip(measured, runs, strict=True)}
     by_label = {item.label: item for item in measured}
     for row in pairs:
@@ -105,7 +106,7 @@ def compare(
         "prompt_ids": sorted(measured[0].prompts),
         "runs": [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)],
         "pairs": pairs,
-        "trust": as_rows(examine(measured)),
+        "trust": as_rows(examine(measured) + stored),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
 
