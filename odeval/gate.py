@@ -248,6 +248,10 @@ def read_comparison(path: Path) -> dict[str, Any]:
         OdevalError: The file is something else.
     """
     file = path / "comparison.json" if path.is_dir() else path
+    if file.is_file() and file.suffix != ".json":
+        raise CannotJudge(
+            f"{file}: alone says nothing of a loss; name --baseline RUN, or --teacher RUN, to compare with"
+        )
     if not file.exists():
         raise CannotJudge(f"{file}: no comparison here; make one with `odeval compare BASELINE CANDIDATE --out {file}`")
     content = read_json(file)

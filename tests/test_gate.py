@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from synthetic import draws, write_run
 
+from odeval.cli import run
 from odeval.compare import compare
 from odeval.config import GateConfig, RuleConfig
 from odeval.errors import CannotJudge
@@ -192,3 +193,11 @@ def test_one_chance_failure_among_many_benchmarks_is_not_a_failure(tmp_path: Pat
     certain = comparison(tmp_path, power=3.0, seed=2)
     certain["runs"][-1]["label"] = certain["pairs"][0]["candidate"] = found["runs"][-1]["label"]
     assert judge_all([certain, fine, fine], rules)[0].verdict == "FAIL"
+
+
+def test_a_log_alone_is_not_judged(tmp_path: Path, capsys) -> None:
+    (tmp_path / "counts.jsonl").write_text('{"id": "q1", "n": 4, "c": 2}\n')
+    assert run(["gate", str(tmp_path / "counts.jsonl")]) == 4
+    assert capsys.readouterr().err == (
+        f"odeval: {tmp_path / 'counts.jsonl'}: alone says nothing of a loss; name --baseline RUN or --teacher RUN\n"
+    )
