@@ -65,19 +65,24 @@ def models() -> str:
 
 
 def calibration() -> str:
-    """Verdicts of the gate on simulated truth."""
-    found = newest("gate_calibration")
-    lines = [
-        "| prompts × samples | true worst drop, points | FAIL | INCONCLUSIVE | PASS | false alarms at margin 0: "
-        "population | benchmark |",
-        "|---|---|---|---|---|---|---|",
+    """Verdicts of the gate on simulated truth, a design a row; population scope but for the last column."""
+    rows = newest("gate_calibration")["rows"]
+    designs = list(dict.fromkeys((row["prompts"], row["samples"]) for row in rows))
+    gammas = sorted({row["gamma"] for row in rows})
+    found = {(row["prompts"], row["samples"], row["gamma"]): row for row in rows}
+    drops = [100 * mean(found[*design, gamma]["worst_drop"] for design in designs) for gamma in gammas]
+    heads = [
+        "prompts × samples",
+        *(f"drop {abs(drop):.1f}" for drop in drops),
+        "alarms, population",
+        "alarms, benchmark",
     ]
-    for row in found["rows"]:
-        shares = [f"{100 * row['population 0.03'][verdict]:.0f} %" for verdict in ("FAIL", "INCONCLUSIVE", "PASS")]
-        alarms = [f"{100 * row[f'{s} 0.0']['FAIL']:.1f} %" for s in ("population", "benchmark")]
-        alarms = alarms if row["gamma"] == 1.0 else ["", ""]
-        drop = f"{100 * row['worst_drop']:.1f}"
-        lines.append(f"| {row['prompts']} × {row['samples']} | " + " | ".join([drop, *shares, *alarms]) + " |")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for design in designs:
+        verdicts = [found[*design, gamma]["population 0.03"] for gamma in gammas]
+        cells = [" / ".join(f"{100 * one[word]:.0f}" for word in ("FAIL", "INCONCLUSIVE", "PASS")) for one in verdicts]
+        alarms = [f"{100 * found[*design, 1.0][f'{scope} 0.0']['FAIL']:.1f}" for scope in ("population", "benchmark")]
+        lines.append(f"| {' × '.join(map(str, design))} | {' | '.join(cells + alarms)} |")
     return "\n".join(lines)
 
 
