@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from odeval.curves import Counts
 
@@ -64,6 +64,8 @@ def fit(counts: Counts, inflated: bool = True) -> Fit | None:
             plain = np.log1p(-zeros) + plain
             plain = np.where(c == 0, np.logaddexp(np.log(zeros), plain), plain)
         return -float(weight @ plain)
+
+    from scipy import optimize  # a third of a second, which counts files without enough prompts need not wait
 
     start = [np.log(0.7), 0.0] + ([-2.0] if inflated else [])
     bounds = [(-8.0, 8.0), (-8.0, 8.0)] + ([(-12.0, 6.0)] if inflated else [])

@@ -13,6 +13,7 @@ from odeval.extrapolate import extrapolate, fit
 from odeval.metrics.passk import pass_at_k
 from odeval.metrics.reliability import best_of_k, g_pass_at_k, majority_at_k, pass_hat_k
 from odeval.overlap import benjamini_hochberg, overlap
+from odeval.types import PerPrompt
 
 
 def test_pass_hat_k_counts_subsets_that_are_all_right() -> None:
@@ -44,7 +45,13 @@ def test_g_pass_joins_pass_at_k_and_pass_hat_k() -> None:
 
 def frame(**columns: list) -> pd.DataFrame:
     size = len(next(iter(columns.values())))
-    return pd.DataFrame({"prompt_id": ["p"] * size, **columns})
+    return pd.DataFrame({"prompt_id": ["p"] * size, "sample_id": range(size), **columns})
+
+
+def at(curve: PerPrompt, k: int, prompt_id: str = "p") -> float:
+    row, column = list(curve.prompt_ids).index(prompt_id), curve.grid.index(k)
+    known = curve.denominator[row, column]
+    return float(curve.numerator[row, column]) if known else float("nan")
 
 
 def test_best_of_k_is_the_mean_over_subsets() -> None:
@@ -53,14 +60,14 @@ def test_best_of_k_is_the_mean_over_subsets() -> None:
     for k in (1, 2, 3, 5):
         subsets = list(combinations(range(5), k))
         expected = np.mean([correct[max(subset, key=lambda i: reward[i])] for subset in subsets])
-        assert found.loc["p", k] == pytest.approx(expected)
-    assert np.isnan(found.loc["p", 6])
+        assert at(found, k) == pytest.approx(expected)
+    assert np.isnan(at(found, 6))
 
 
 def test_best_of_k_breaks_ties_at_random_not_by_order() -> None:
     rows = frame(reward=[1.0, 1.0, 1.0, 1.0], correct=[1.0, 0.0, 0.0, 0.0])
-    assert best_of_k(rows, [4]).loc["p", 4] == pytest.approx(0.25)
-    assert best_of_k(rows.iloc[::-1], [4]).loc["p", 4] == pytest.approx(0.25)
+    assert at(best_of_k(rows, [4]), 4) == pytest.approx(0.25)
+    assert at(best_of_k(rows.iloc[::-1], [4]), 4) == pytest.approx(0.25)
 
 
 def test_majority_is_the_mean_over_subsets_with_random_ties() -> None:
@@ -72,13 +79,39 @@ def test_majority_is_the_mean_over_subsets_with_random_ties() -> None:
             votes = {name: sum(answers[i] == name for i in subset) for name in "abc"}
             winners = [name for name in "abc" if votes[name] == max(votes.values())]
             shares.append(winners.count("a") / len(winners))
-        assert found.loc["p", k] == pytest.approx(np.mean(shares), abs=0.015)
+        assert at(found, k) == pytest.approx(np.mean(shares), abs=0.015)
 
 
 def test_who_gives_no_answer_does_not_vote() -> None:
     rows = frame(answer=[None, None, None, "a"], correct=[0.0, 0.0, 0.0, 1.0])
-    assert majority_at_k(rows, [4]).loc["p", 4] == 1.0
-    assert majority_at_k(frame(answer=[None, None], correct=[0.0, 0.0]), [2]).loc["p", 2] == 0.0
+    assert at(majority_at_k(rows, [4]), 4) == 1.0
+    assert at(majority_at_k(frame(answer=[None, None], correct=[0.0, 0.0]), [2]), 2) == 0.0
+
+
+def test_majorities_of_many_prompts_do_not_mix() -> None:
+    """Other prompts, their answers and the order of rows change nothing; uneven n, no answers, no grades."""
+    generator = np.random.default_rng(3)
+    tables = []
+    for p, size in enumerate([6, 6, 9, 1, 6, 0, 4]):
+        answer = generator.choice(["a", "b", "c", None], size).tolist()
+        correct = [float(a == "a") if generator.random() < 0.8 else np.nan for a in answer]
+        tables.append(frame(answer=answer, correct=correct).assign(prompt_id=f"p{p}"))
+    together = pd.concat(tables)
+    ks = [1, 2, 5]
+    found = majority_at_k(together, ks)
+    shuffled = majority_at_k(together.sample(frac=1, random_state=0), ks)
+    np.testing.assert_array_equal(found.numerator, shuffled.numerator)
+    for p, table in enumerate(tables):
+        graded = int(table["correct"].notna().sum())
+        if graded:
+            alone = majority_at_k(table, ks)
+            for k in ks:
+                assert at(found, k, f"p{p}") == pytest.approx(at(alone, k, f"p{p}"), nan_ok=True)
+                assert np.isnan(at(alone, k, f"p{p}")) == (graded < k)
+                if k == graded:
+                    votes = table.dropna(subset=["correct", "answer"])["answer"].value_counts()
+                    top = votes.index[votes == votes.max()] if len(votes) else []
+                    assert at(alone, k, f"p{p}") == pytest.approx(("a" in top) / max(len(top), 1))
 
 
 def test_overlap_finds_the_prompts_that_changed_and_few_others() -> None:
