@@ -6,6 +6,8 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import optimize
+from scipy import stats as distributions
 
 from odeval.curves import Counts
 from odeval.errors import OdevalError
@@ -156,6 +158,28 @@ def test_extrapolation_recovers_the_distribution_it_assumes() -> None:
     truth = 1 - ((1 - rates) ** 64).mean()
     assert curve["value"][-1] == pytest.approx(truth, abs=0.03)
     assert curve["without_zeros"][-1] > curve["value"][-1]
+
+
+@pytest.mark.parametrize("inflated", [True, False])
+def test_the_fit_is_the_maximum_that_an_optimiser_finds(inflated: bool) -> None:
+    for seed, n, (zeros, a, b) in ((0, 16, (0.2, 0.6, 2.0)), (1, 64, (0.0, 3.0, 0.4)), (2, 8, (0.5, 30.0, 20.0))):
+        generator = np.random.default_rng(seed)
+        rates = np.where(generator.random(300) < zeros, 0.0, generator.beta(a, b, 300))
+        c = generator.binomial(n, rates)
+
+        def loss(theta: np.ndarray, c: np.ndarray = c, n: int = n) -> float:
+            mass = distributions.betabinom.pmf(c, n, *np.exp(theta[:2]))
+            share = 1 / (1 + np.exp(-theta[2])) if inflated else 0.0
+            return -float(np.log(share * (c == 0) + (1 - share) * mass).sum())
+
+        start = [np.log(a), np.log(b), -1.0]
+        bounds = [(-8, 8), (-8, 8), (-12, 6)]
+        best = optimize.minimize(
+            loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6, "fatol": 1e-9}
+        )
+        own = fit(Counts(np.full(300, n), c), inflated)
+        theta = np.array([np.log(own.a), np.log(own.b), np.log(own.zeros / (1 - own.zeros)) if inflated else 0.0])
+        assert loss(theta) <= best.fun + 1e-4
 
 
 def test_extrapolation_is_silent_where_it_knows_nothing() -> None:
