@@ -21,6 +21,7 @@ from odeval.metrics import FAMILIES, METRICS
 from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
+from odeval.tradeoff import tradeoff
 from odeval.trust import as_rows, check_comparable, examine
 
 SCHEMA = "odeval.comparison/1"
@@ -93,6 +94,7 @@ def compare(
         row["lost_prompts"] = lost_prompts(
             reference, candidate, folders[reference.label], folders[candidate.label], settings.examples
         )
+    described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     return {
         "schema": SCHEMA,
         "settings": {
@@ -103,8 +105,9 @@ def compare(
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
         "prompt_ids": sorted(measured[0].prompts),
-        "runs": [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)],
+        "runs": described_runs,
         "pairs": pairs,
+        "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
         "trust": as_rows(examine(measured)),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip

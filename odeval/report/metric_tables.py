@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from odeval.lookup import pair_of, run_of
-from odeval.report.numbers import shown, trend, unit_name
+from odeval.report.numbers import UNKNOWN, Shown, shown, trend, unit_name
 from odeval.report.view import drawn, name, percent, say
 from odeval.visible import visible
 
@@ -32,8 +32,39 @@ def entropy(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, An
     return {
         "kind": "entropy", "title": "Did the branch points survive?", "figure": "entropy" if scored else "",
         "findings": [_kept(comparison, label) for label in drawn(verdict)] if tables else [],
-        "tables": tables, "tau": tau, "confidence": percent(comparison["settings"]["confidence"]),
+        "tables": tables, "tau": tau,
+        "thresholds": [table for run in candidates if (table := _by_threshold(run))],
+        "confidence": percent(comparison["settings"]["confidence"]),
     }  # fmt: skip
+
+
+_BY_THRESHOLD = {
+    "teacher_high_by_threshold": "teacher's tokens at or above τ",
+    "student_high_by_threshold": "student's tokens at or above τ",
+    "retention_by_threshold": "of the teacher's, still at or above τ in the student",
+}
+_WHERE = {"teacher": "in the teacher's completions", "student": "in the student's own"}
+
+
+def _by_threshold(run: dict[str, Any]) -> dict[str, Any] | None:
+    """The 2 × 2 of scorer and trajectory, and retention, at every threshold: absolute ones and the teacher's own."""
+    names = {value: text for text, value in (run.get("thresholds") or {}).items() if not text[:1].isdigit()}
+    rows, grids = [], []
+    for base, label in _BY_THRESHOLD.items():
+        for where, text in _WHERE.items():
+            family = (run.get("families") or {}).get(f"{base}@{where}")
+            if family:
+                grids.append(family["grid"])
+                rows.append((label, text, {value: _cell(family, j) for j, value in enumerate(family["grid"])}))
+    grid = sorted({value for own in grids for value in own})
+    cells = [{"label": label, "where": where, "cells": [own.get(value, Shown(UNKNOWN)) for value in grid]}
+             for label, where, own in rows]  # fmt: skip
+    heads = [{"value": f"{value:g}", "name": visible(names.get(value, ""), 40)} for value in grid]
+    return {"name": name(run["label"]), "thresholds": heads, "rows": cells} if cells else None
+
+
+def _cell(family: dict[str, Any], place: int) -> Shown:
+    return shown({key: family[key][place] for key in ("value", "low", "high", "caution")}, family["unit"])
 
 
 def _kept(comparison: dict[str, Any], label: str) -> str:
