@@ -6,17 +6,18 @@ Letters: N positions, V vocabulary, D dropped branches. p is the teacher, q the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from odeval.divergence import log_softmax
+from odeval.schemas import STUDENT_MOST, TEACHER_LEAST
 
-FLOOR = 0.3  # nats of teacher entropy under which a position is not looked at; thresholds below it are not served
 NUCLEUS = 0.95
 FAVOURITES = 16
-KEPT_BY_TEACHER, LEFT_BY_STUDENT = 0.1, 0.01
-_HALVINGS = 40
+_KEPT = 128  # likeliest tokens in which a nucleus is looked for first
+
+_Lookup = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Branching(NamedTuple):
@@ -60,36 +61,47 @@ def branching(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> Bra
         >>> found.nucleus_recall.tolist(), found.token.tolist()
         ([0.5], [1])
     """
-    p, q = log_softmax(teacher_logits).exp(), log_softmax(student_logits).exp()
-    k = min(FAVOURITES, p.shape[-1])
-    favourites = [x.topk(k, dim=-1).indices for x in (p, q)]
-    shared = (favourites[0][:, :, None] == favourites[1][:, None, :]).any(-1).sum(-1)
-    lost = (p >= KEPT_BY_TEACHER) & (q < LEFT_BY_STUDENT)
-    row, token = lost.nonzero(as_tuple=True)
+    k = min(FAVOURITES, student_logits.shape[-1])
+    _, q_ids, q_of = _likeliest(student_logits, k)
+    p_top, p_ids, _ = _likeliest(teacher_logits, k)
+    shared = (p_ids[:, :, None] == q_ids[:, None, :]).any(-1).sum(-1)
+    q_there = q_of(p_ids)
+    lost = (p_top >= TEACHER_LEAST) & (q_there < STUDENT_MOST)  # at most ten tokens have p >= 0.1
+    row, place = lost.nonzero(as_tuple=True)
     return Branching(
-        nucleus_recall=torch.where(in_nucleus(q), p, torch.zeros_like(p)).sum(-1).clamp(0, 1),
-        top_overlap=shared.to(p.dtype) / k,
-        dropped=lost.sum(-1).to(p.dtype),
+        nucleus_recall=_nucleus_recall(student_logits, teacher_logits),
+        top_overlap=shared.to(p_top.dtype) / k,
+        dropped=lost.sum(-1).to(p_top.dtype),
         row=row,
-        token=token,
-        teacher_prob=p[row, token],
-        student_prob=q[row, token],
+        token=p_ids[row, place],
+        teacher_prob=p_top[row, place],
+        student_prob=q_there[row, place],
     )
 
 
-def in_nucleus(q: torch.Tensor, mass: float = NUCLEUS) -> torch.Tensor:
-    """Mark the smallest set of likeliest tokens whose mass reaches `mass`, [N, V] bool, without sorting.
+def _likeliest(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, _Lookup]:
+    """The k likeliest tokens, [N, k] probabilities falling and ids, and a look-up of any other's probability."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    total = wide.logsumexp(-1, keepdim=True)
+    values, ids = wide.topk(k, dim=-1)
+    return (values - total).exp(), ids, lambda some: (wide.gather(-1, some) - total).exp()
 
-    The probability of its least likely member is found by halving; tokens as likely as that one all belong.
 
-    Args:
-        q: [N, V] probabilities.
-        mass: In (0, 1].
+def _nucleus_recall(student_logits: torch.Tensor, teacher_logits: torch.Tensor, kept: int = _KEPT) -> torch.Tensor:
+    """Teacher mass in the smallest set of the student's likeliest tokens whose mass reaches NUCLEUS, [N].
+
+    Tokens as likely as the least likely member all belong. Most nuclei are small: they are looked for among the `kept`
+    likeliest tokens, and only what does not end there among more.
     """
-    low, high = torch.zeros_like(q[:, :1]), q.max(-1, keepdim=True).values
-    for _ in range(_HALVINGS):  # low always reaches the mass
-        middle = (low + high) / 2
-        enough = torch.where(q >= middle, q, torch.zeros_like(q)).sum(-1, keepdim=True) >= mass
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    full = torch.where(q >= high, q, torch.zeros_like(q)).sum(-1, keepdim=True) >= mass
-    return (q >= torch.where(full, high, low)) & (q > 0)
+    kept = min(kept, student_logits.shape[-1])
+    q_top, ids, _ = _likeliest(student_logits, kept)
+    running = q_top.cumsum(-1)
+    last = (running < NUCLEUS).sum(-1, keepdim=True).clamp(max=kept - 1)
+    least = q_top.gather(-1, last)
+    p_there = _likeliest(teacher_logits, 1)[2](ids)
+    recall = torch.where((q_top >= least) & (q_top > 0), p_there, torch.zeros_like(p_there)).sum(-1)
+    if kept < student_logits.shape[-1]:
+        beyond = ((running[:, -1:] < NUCLEUS) | (least <= q_top[:, -1:])).squeeze(-1).nonzero().squeeze(-1)
+        if len(beyond):
+            recall[beyond] = _nucleus_recall(student_logits[beyond], teacher_logits[beyond], 32 * kept)
+    return recall.clamp(0, 1)

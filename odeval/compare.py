@@ -14,15 +14,20 @@ from typing import Any, Literal
 import numpy as np
 
 from odeval.curves import curve_per_prompt
+from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError
 from odeval.examples import lost_prompts
+from odeval.heatmap import completion_to_show
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import FAMILIES, METRICS
 from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
+from odeval.repertoire import coverage_of
+from odeval.rows import VarietySettings
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
 from odeval.trust import as_rows, check_comparable, examine
+from odeval.variety import diversity_of
 
 SCHEMA = "odeval.comparison/1"
 
@@ -90,10 +95,10 @@ def compare(
     folders = {item.label: run for item, (_, run) in zip(measured, runs, strict=True)}
     by_label = {item.label: item for item in measured}
     for row in pairs:
-        reference, candidate = by_label[row["baseline"]], by_label[row["candidate"]]
-        row["lost_prompts"] = lost_prompts(
-            reference, candidate, folders[reference.label], folders[candidate.label], settings.examples
-        )
+        names = row["baseline"], row["candidate"]
+        reference, candidate = (by_label[name] for name in names)
+        before, after = (folders[name] for name in names)
+        row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
     described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     return {
         "schema": SCHEMA,
@@ -111,6 +116,26 @@ def compare(
         "trust": as_rows(examine(measured)),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
+
+
+def _details(
+    role: str, reference: Measured, candidate: Measured, reference_run: RunFolder, candidate_run: RunFolder,
+    ks: Sequence[int], settings: CompareSettings,
+) -> dict[str, Any]:  # fmt: skip
+    """What lies behind the numbers of a pair: prompts, answers, branches. Read from the runs' own files."""
+    both = reference, candidate, reference_run, candidate_run
+    variety = VarietySettings(settings.confidence)
+    scored = role == "teacher" and "teacher" in candidate.survival
+    branches = dropped_branches(*both) if scored else None
+    return {
+        "lost_prompts": lost_prompts(*both, settings.examples),
+        "coverage": coverage_of(reference, candidate, ks, variety),
+        "diversity": diversity_of(*both, ks, variety),
+        "branches": branches,
+        "completion": completion_to_show(reference, reference_run, candidate_run, branches, settings.threshold)
+        if scored
+        else None,
+    }
 
 
 def _labels(runs: Sequence[RunFolder]) -> list[str]:

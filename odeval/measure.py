@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -119,9 +119,15 @@ def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Me
                 families.setdefault(f"{name}@{trajectory}", []).append(own)
         for model, counted in survival(tokens, SURVIVAL_EDGES).items():
             histograms[model] = histograms.get(model, 0) + counted
-    found.sums.update({name: combined(own) for name, own in parts.items()})
+    found.sums.update({name: _whole(combined(own)) for name, own in parts.items()})
     found.families.update({name: combined(own) for name, own in families.items()})
     found.survival[trajectory] = histograms
+
+
+def _whole(metric: PerPrompt) -> PerPrompt:
+    """Unknown anywhere is unknown everywhere: no mean over those prompts alone of which everything was looked at."""
+    unknown = np.isnan(metric.numerator).any()
+    return replace(metric, numerator=metric.numerator * math.nan) if unknown else metric
 
 
 def entropy_quantile(run: RunFolder, share: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from odeval.curves import Counts
+from odeval.metrics.hypergeometric import log_choose
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,21 +68,13 @@ def fisher_less(baseline: Counts, candidate: Counts) -> np.ndarray:
     # log C(right, c) + log C(total − right, n_C − c) − log C(total, n_C), −inf outside the support
     with np.errstate(invalid="ignore"):
         log_mass = (
-            _log_choose(right[:, None], c)
-            + _log_choose((total - right)[:, None], candidate.n[:, None] - c)
-            - _log_choose(total, candidate.n)[:, None]
+            log_choose(right[:, None], c)
+            + log_choose((total - right)[:, None], candidate.n[:, None] - c)
+            - log_choose(total, candidate.n)[:, None]
         )
     mass = np.where(c <= candidate.c[:, None], np.exp(log_mass), 0.0)
     empty = (baseline.n == 0) | (candidate.n == 0)
     return np.where(empty, 1.0, np.minimum(mass.sum(1), 1.0))
-
-
-def _log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
-    ways = special.gammaln(n + 1.0)
-    for part in (k, n - k):
-        ways = ways - special.gammaln(np.maximum(part, 0) + 1.0)
-    found: np.ndarray = np.where((k >= 0) & (k <= n), ways, -np.inf)
-    return found
 
 
 def benjamini_hochberg(p_values: np.ndarray, rate: float) -> np.ndarray:

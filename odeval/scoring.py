@@ -1,4 +1,4 @@
-"""Samples × (teacher, student) → tokens/. One pass, both models, both trajectories, never more logits than a chunk.
+"""Samples × (teacher, student) → tokens/, dropped/. One pass, both trajectories, never more logits than a chunk.
 
 Letters: B sequences, T positions, N generated tokens of a batch, V vocabulary.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from odeval.atomic import hash_files
-from odeval.divergence import TokenScores, score_tokens
+from odeval.branching import Branching, branching
+from odeval.divergence import score_tokens
 from odeval.engines.hf_model import HfModel, check_same_vocabulary
 from odeval.errors import CannotJudge, OdevalError
-from odeval.store import RunFolder, part_provenance, read_part, write_table
-from odeval.types import TOKEN_COLUMNS, TOKENS, TRAJECTORIES
+from odeval.parts import is_from, read_part, write_table
+from odeval.pieces import write_pieces
+from odeval.schemas import BRANCH_COLUMNS, BRANCH_FLOOR, DROPPED, TOKEN_COLUMNS, TOKENS
+from odeval.store import RunFolder
+from odeval.types import TRAJECTORIES
 
 Advance = Callable[[int, int], None]
 Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
@@ -27,6 +32,32 @@ _MIN_CHUNK = 64  # positions; with fewer, reading the output matrix costs more t
 _TILE = {"cpu": 2**16, "cuda": 2**23}  # logits scored at a time: what stays in a core's cache is three times as fast
 _BATCH_TOKENS = 2**14  # prompt and completion tokens of one forward pass
 _HALF_MAX = 65504.0
+FORMAT = 2  # of what is written; parts of an older one are scored again
+
+
+class Scores(NamedTuple):
+    """What is known of some positions, of a batch or of one completion. N positions, D dropped branches.
+
+    Attributes:
+        values: [9, N] float32 in the order of TOKEN_COLUMNS and BRANCH_COLUMNS; the last NaN below BRANCH_FLOOR.
+        position: [D] int32, of each dropped branch.
+        token: [D] int32, its token id.
+        teacher_prob: [D] float32.
+        student_prob: [D] float32.
+    """
+
+    values: np.ndarray
+    position: np.ndarray
+    token: np.ndarray
+    teacher_prob: np.ndarray
+    student_prob: np.ndarray
+
+
+_ENTROPIES = [TOKEN_COLUMNS.index(name) for name in ("teacher_entropy", "student_entropy")]
+_NOTHING = Scores(
+    np.zeros((len(TOKEN_COLUMNS) + len(BRANCH_COLUMNS), 0), np.float32),
+    *(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.float32, np.float32)),
+)
 
 
 def score(
@@ -44,7 +75,7 @@ def score(
         teacher: The reference model.
         student: The model under audit; same vocabulary.
         teacher_run: Completions of the teacher.
-        student_run: Completions of the student; `tokens/` is written here.
+        student_run: Completions of the student; `tokens/`, `dropped/` and the table of pieces are written here.
         advance: Told (parts done, parts in all).
 
     Raises:
@@ -53,24 +84,28 @@ def score(
     """
     check_same_vocabulary(teacher.vocabulary, student.vocabulary, f"{teacher.name} / {student.name}")
     models = {"teacher": teacher.ref().fingerprint, "student": student.ref().fingerprint}
-    work: list[tuple[Path, Path]] = []
+    work: list[tuple[Path, Path, Path]] = []
     for trajectory, run, model in zip(TRAJECTORIES, (teacher_run, student_run), (teacher, student), strict=True):
         _check_origin(run, model, models[trajectory])
         parts = run.part_paths(run.samples)
         if not parts:
             raise CannotJudge(f"{run.path}: nothing to score (samples/ is empty); run `odeval sample` first")
-        work += [(path, student_run.tokens(trajectory) / path.name) for path in parts]
+        folders = student_run.tokens(trajectory), student_run.dropped(trajectory)
+        work += [(path, folders[0] / path.name, folders[1] / path.name) for path in parts]
     with student_run.lock():
-        wanted = {target for _, target in work}
-        for trajectory in TRAJECTORIES:
-            for path in student_run.part_paths(student_run.tokens(trajectory)):
+        wanted = {target for _, *targets in work for target in targets}
+        for folder in (f(trajectory) for trajectory in TRAJECTORIES for f in (student_run.tokens, student_run.dropped)):
+            for path in student_run.part_paths(folder):
                 if path not in wanted:
                     path.unlink()  # scores of samples that are no more
-        for number, (path, target) in enumerate(work):
-            made_from = {**models, "samples": hash_files([path])}
-            if not target.exists() or any(part_provenance(target).get(k) != v for k, v in made_from.items()):
-                write_table(target, _score_part(teacher, student, path), made_from)
+        for number, (path, tokens, dropped) in enumerate(work):
+            made_from = {**models, "samples": hash_files([path]), "format": FORMAT}
+            if not (is_from(tokens, made_from) and is_from(dropped, made_from)):
+                tables = _score_part(teacher, student, path)
+                write_table(dropped, tables[1], made_from)
+                write_table(tokens, tables[0], made_from)
             advance(number + 1, len(work))
+        write_pieces(student.tokenizer, student_run, [(path, dropped) for path, _, dropped in work])
 
 
 def _check_origin(run: RunFolder, model: HfModel, fingerprint: str) -> None:
@@ -84,7 +119,8 @@ def _check_origin(run: RunFolder, model: HfModel, fingerprint: str) -> None:
             )
 
 
-def _score_part(teacher: HfModel, student: HfModel, path: Path) -> pa.Table:
+def _score_part(teacher: HfModel, student: HfModel, path: Path) -> tuple[pa.Table, pa.Table]:
+    """The rows of tokens/ and of dropped/ that belong to a part of samples/."""
     samples = read_part(path, ["prompt_id", "sample_id", "prompt_token_ids", "token_ids"])
     pairs = list(zip(_ids(samples, "prompt_token_ids"), _ids(samples, "token_ids"), strict=True))
     if any(tokens is not None and not prompt for prompt, tokens in pairs):
@@ -99,19 +135,29 @@ def _score_part(teacher: HfModel, student: HfModel, path: Path) -> pa.Table:
             "score with the models that share the vocabulary the run was sampled with"
         )
     scores = dict(zip(unique, score_sequences(teacher, student, unique), strict=True))
-    nothing = np.zeros((len(TOKEN_COLUMNS), 0), dtype=np.float32)
-    found = [scores[(p, t)] if p and t else nothing for p, t in pairs]
-    offsets = pa.array(np.cumsum([0] + [one.shape[1] for one in found]), pa.int32())
-    flat = np.concatenate(found, axis=1)
+    found = [scores[(p, t)] if p and t else _NOTHING for p, t in pairs]
+    offsets = pa.array(np.cumsum([0] + [one.values.shape[1] for one in found]), pa.int32())
+    flat = np.concatenate([one.values for one in found], axis=1)
     lists = [pa.ListArray.from_arrays(offsets, pa.array(row)) for row in flat]
-    return pa.table([samples["prompt_id"], samples["sample_id"], *lists], schema=TOKENS)
+    tokens = pa.table([samples["prompt_id"], samples["sample_id"], *lists], schema=TOKENS)
+    return tokens, _dropped_table(samples, found)
+
+
+def _dropped_table(samples: pa.Table, found: Sequence[Scores]) -> pa.Table:
+    """One row a dropped branch, in the order of the completions."""
+    rows = samples.select(["prompt_id", "sample_id"]).take(
+        np.repeat(np.arange(len(found)), [len(s.token) for s in found])
+    )
+    entropies = [np.concatenate([one.values[column][one.position] for one in found]) for column in _ENTROPIES]
+    columns = [np.concatenate(column) for column in zip(*(one[1:] for one in found), strict=True)]
+    return pa.table([*rows.columns, *columns, *entropies], schema=DROPPED)
 
 
 def _ids(table: pa.Table, column: str) -> list[tuple[int, ...] | None]:
     return [None if ids is None else tuple(ids) for ids in table[column].to_pylist()]
 
 
-def score_sequences(teacher: HfModel, student: HfModel, sequences: Sequence[Pair]) -> list[np.ndarray]:
+def score_sequences(teacher: HfModel, student: HfModel, sequences: Sequence[Pair]) -> list[Scores]:
     """Score the completion part of (prompt ids, completion ids) pairs under both models.
 
     Args:
@@ -120,10 +166,10 @@ def score_sequences(teacher: HfModel, student: HfModel, sequences: Sequence[Pair
         sequences: Pairs; neither part is empty.
 
     Returns:
-        For each pair a [6, T] float32 array in the order of TOKEN_COLUMNS, in nats. Entropies and log-probabilities
-        are rounded to half precision (relative 5e-4), divergences are not.
+        Scores of each pair, in nats. All but divergences and probabilities are rounded to half precision (relative
+        5e-4).
     """
-    results: list[np.ndarray] = [np.zeros((0, 0))] * len(sequences)
+    results = [_NOTHING] * len(sequences)
     limit = _BATCH_TOKENS
     if not (teacher.plain_head and student.plain_head):  # then a forward pass returns all its logits at once
         limit = max(1, _CHUNK_BYTES // (4 * student.vocab_size))
@@ -135,11 +181,18 @@ def score_sequences(teacher: HfModel, student: HfModel, sequences: Sequence[Pair
         ends = torch.tensor([len(row) for row in rows])[:, None]
         place = torch.arange(width)[None]
         scores = _score_batch(teacher, student, ids, place < ends, (place >= starts) & (place < ends))
-        flat = torch.stack([_half(v) if "kl" not in name else v for name, v in zip(TOKEN_COLUMNS, scores, strict=True)])
-        lengths = [len(sequences[i][1]) for i in batch]
-        for i, piece in zip(batch, np.split(flat.numpy(), np.cumsum(lengths)[:-1], axis=1), strict=True):
+        ends_N = np.cumsum([len(sequences[i][1]) for i in batch])
+        for i, piece in zip(batch, _split(scores, ends_N), strict=True):
             results[i] = piece
     return results
+
+
+def _split(scores: Scores, ends: np.ndarray) -> Iterator[Scores]:
+    """Cut the positions of a batch into its completions, which end at `ends`."""
+    starts = np.concatenate([[0], ends[:-1]])
+    for start, end, first, last in zip(starts, ends, *np.searchsorted(scores.position, [starts, ends]), strict=True):
+        own = Scores(scores.values[:, start:end], *(column[first:last] for column in scores[1:]))
+        yield own._replace(position=own.position - np.int32(start))
 
 
 def _batches(sequences: Sequence[Pair], limit: int) -> Iterator[list[int]]:
@@ -159,7 +212,7 @@ def _batches(sequences: Sequence[Pair], limit: int) -> Iterator[list[int]]:
 @torch.no_grad()
 def _score_batch(
     teacher: HfModel, student: HfModel, ids_BT: torch.Tensor, mask_BT: torch.Tensor, generated_BT: torch.Tensor
-) -> TokenScores:
+) -> Scores:
     """Score the generated positions; each is predicted by the position before it."""
     targets_N = ids_BT[generated_BT]
     predicting_BT = torch.zeros_like(generated_BT)
@@ -169,22 +222,48 @@ def _score_batch(
         states = model.hidden(ids_BT.to(model.device), mask_BT.to(model.device).long())
         hidden.append(states[predicting_BT.to(model.device)])
     chunk = max(_MIN_CHUNK, _CHUNK_BYTES // (4 * student.vocab_size))
-    pieces: list[TokenScores] = []
+    values: list[torch.Tensor] = []
+    found: list[tuple[torch.Tensor, ...]] = []
+    done = 0
     for student_NH, teacher_NH, ids_N in zip(*(torch.split(x, chunk) for x in (*hidden, targets_N)), strict=True):
-        pieces += _score_chunk(student, teacher, student_NH, teacher_NH, ids_N)
-    return TokenScores(*(torch.cat(column).cpu() for column in zip(*pieces, strict=True)))
+        for tile, branches in _score_chunk(student, teacher, student_NH, teacher_NH, ids_N):
+            found.append((branches.row + done, *branches[4:]))
+            values.append(tile)
+            done += tile.shape[1]
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)]
+    dtypes = (np.int32, np.int32, np.float32, np.float32)
+    return Scores(
+        torch.cat(values, dim=1).cpu().numpy(),
+        *(column.astype(dtype) for column, dtype in zip(columns, dtypes, strict=True)),
+    )
 
 
 def _score_chunk(
     student: HfModel, teacher: HfModel, student_NH: torch.Tensor, teacher_NH: torch.Tensor, ids_N: torch.Tensor
-) -> list[TokenScores]:
+) -> Iterator[tuple[torch.Tensor, Branching]]:
     """The only place that holds logits; they are gone before the next chunk's are made."""
     student_NV = student.logits_at(student_NH)
     teacher_NV = teacher.logits_at(teacher_NH).to(student_NV.device)
     tile = max(1, _TILE.get(student_NV.device.type, _TILE["cpu"]) // student.vocab_size)
-    return list(
-        map(score_tokens, *(torch.split(x, tile) for x in (student_NV, teacher_NV, ids_N.to(student_NV.device))))
-    )
+    for parts in zip(
+        *(torch.split(x, tile) for x in (student_NV, teacher_NV, ids_N.to(student_NV.device))), strict=True
+    ):
+        yield _score_tile(*parts)
+
+
+def _score_tile(
+    student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
+) -> tuple[torch.Tensor, Branching]:
+    """[9, N] values, and what became of the teacher's options where it hesitates."""
+    scores = score_tokens(student_NV, teacher_NV, ids_N)
+    where = (scores.teacher_entropy >= BRANCH_FLOOR).nonzero().squeeze(-1)
+    found = branching(student_NV[where], teacher_NV[where])
+    values = torch.full((len(TOKEN_COLUMNS) + len(BRANCH_COLUMNS), len(ids_N)), torch.nan, device=ids_N.device)
+    for row, (name, column) in enumerate(zip(TOKEN_COLUMNS, scores, strict=True)):
+        values[row] = column if "kl" in name else _half(column)
+    for row, column in enumerate(found[: len(BRANCH_COLUMNS)], start=len(TOKEN_COLUMNS)):
+        values[row, where] = _half(column)
+    return values, found._replace(row=where[found.row])
 
 
 def _half(values: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ prompts.jsonl                    the questions, in the format `--task FILE` read
 samples/part-00000-00000.parquet block of prompts, first sample_id of the part
 grades.parquet
 tokens/trajectory=student/part-*.parquet
+dropped/trajectory=student/part-*.parquet   the teacher's branches that the student no longer takes
+pieces.parquet                   what each token id reads as
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from odeval.atomic import hash_files, read_json, write_bytes, write_json, write_text
+from odeval.atomic import hash_files, read_json, write_json, write_text
 from odeval.errors import CannotJudge, OdevalError
+from odeval.parts import part_provenance as part_provenance
+from odeval.parts import read_part as read_part
+from odeval.parts import write_table as write_table
 from odeval.provenance import git_state as git_state
 from odeval.provenance import provenance as provenance
 from odeval.provenance import versions as versions
-from odeval.types import TOKEN_COLUMNS, Prompt, content_hash
+from odeval.types import Prompt, content_hash
 
 if sys.platform != "win32":
     import fcntl
@@ -49,10 +53,22 @@ class RunFolder:
         self.path = Path(path)
         self.samples = self.path / "samples"
         self.grades = self.path / "grades.parquet"
+        self.piece_table = self.path / "pieces.parquet"
         self.label = self.path.resolve().name  # what comparisons call it
 
     def tokens(self, trajectory: str) -> Path:
         return self.path / "tokens" / f"trajectory={trajectory}"
+
+    def dropped(self, trajectory: str) -> Path:
+        return self.path / "dropped" / f"trajectory={trajectory}"
+
+    def pieces(self) -> dict[int, str]:
+        """What each token id reads as, {} where nothing was scored; `odeval.pieces.joined` makes a text of some."""
+        if not self.piece_table.exists():
+            return {}
+        table = read_part(self.piece_table)
+        texts = (piece.decode("utf-8", "surrogateescape") for piece in table["piece"].to_pylist())
+        return dict(zip(table["token_id"].to_pylist(), texts, strict=True))
 
     def holds_answers(self) -> bool:
         """Tell whether there is anything to continue or to protect: samples, or imported counts."""
@@ -174,69 +190,18 @@ class RunFolder:
     def stale_tokens(self, trajectory: str, source: RunFolder) -> str:
         """Say why tokens/ do not belong to the samples of `source`, "" if they do."""
         parts = {path.name: path for path in source.part_paths(source.samples)}
-        scored = {path.name: path for path in self.part_paths(self.tokens(trajectory))}
-        if parts.keys() != scored.keys():
-            return f"{len(scored)} of {len(parts)} parts of {source.path} are scored"
-        for name, path in scored.items():
-            if part_provenance(path).get("samples") != hash_files([parts[name]]):
-                return f"{name} was scored from other samples than are in {source.path} now"
+        for folder in (self.tokens(trajectory), self.dropped(trajectory)):
+            scored = {path.name: path for path in self.part_paths(folder)}
+            if parts.keys() != scored.keys() and (scored or folder == self.tokens(trajectory)):
+                return f"{len(scored)} of {len(parts)} parts of {source.path} are scored"
+            for name, path in scored.items():
+                if part_provenance(path).get("samples") != hash_files([parts[name]]):
+                    return f"{name} was scored from other samples than are in {source.path} now"
         return ""
 
     def fingerprint(self, folder: Path) -> str:
         """Hash of a stage's artifact, recorded by whatever is computed from it."""
         return hash_files([folder] if folder.is_file() else self.part_paths(folder))
-
-
-def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> None:
-    """Write one parquet part atomically; equal rows and equal `made_from` give equal bytes.
-
-    The time of writing stands in run.json only, so that a resumed run equals an uninterrupted one.
-    """
-    record = json.dumps({"versions": versions(), "git": git_state(), **made_from}, sort_keys=True)
-    table = table.replace_schema_metadata({"provenance": record})
-    stream = [f"{name}.list.element" for name in TOKEN_COLUMNS if name in table.column_names]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        use_dictionary=["prompt_id", *(c for c in ("finish_reason", "why") if c in table.column_names)],
-        column_encoding=dict.fromkeys(stream, "BYTE_STREAM_SPLIT") or None,
-        write_page_checksum=True,
-    )
-    write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one parquet file that `write_table` wrote.
-
-    Raises:
-        OdevalError: It is damaged.
-    """
-    with _damage(path):
-        wanted = None if columns is None else list(columns)
-        return pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
-
-
-def part_provenance(path: Path) -> dict[str, Any]:
-    """Read back what `write_table` recorded in a parquet file.
-
-    Raises:
-        OdevalError: It is damaged.
-    """
-    with _damage(path):
-        found = pq.read_schema(path).metadata or {}
-        record: dict[str, Any] = json.loads(found.get(b"provenance", b"{}"))
-    return record
-
-
-@contextlib.contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OdevalError(f"{path}: damaged ({reason}); delete it and rerun the stage that wrote it") from error
 
 
 def prompt_line(prompt: Prompt) -> str:

@@ -1,4 +1,4 @@
-"""The records that pass between stages, and the schema of every table. No logic beyond validation.
+"""The records that pass between stages. No logic beyond validation.
 
 Letters in names and docstrings: P prompts, S samples per prompt, T tokens, V vocabulary, J grid points of a
 curve. Entropies, log-probabilities and divergences are in nats.
@@ -15,50 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from odeval.errors import OdevalError
+from odeval.schemas import GRADES as GRADES
+from odeval.schemas import SAMPLES as SAMPLES
+from odeval.schemas import TOKEN_COLUMNS as TOKEN_COLUMNS
+from odeval.schemas import TOKENS as TOKENS
 
 FinishReason = Literal["stop", "length", "error", "unknown"]  # unknown: the log does not say
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Direction = Literal["higher", "lower", "neutral"]
 
-SAMPLES = pa.schema(
-    [
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("sample_id", pa.int32(), nullable=False),
-        pa.field("seed", pa.uint64()),
-        pa.field("prompt_token_ids", pa.list_(pa.int32())),
-        pa.field("token_ids", pa.list_(pa.int32())),
-        pa.field("logprobs", pa.list_(pa.float32())),  # the engine's own, at temperature 1; null if it gave none
-        pa.field("completion", pa.string()),
-        pa.field("finish_reason", pa.string(), nullable=False),
-    ]
-)
-GRADES = pa.schema(
-    [
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("sample_id", pa.int32(), nullable=False),
-        pa.field("correct", pa.bool_()),  # null: not graded. Never counted as wrong
-        pa.field("answer", pa.string()),
-        pa.field("why", pa.string()),
-    ]
-)
-TOKEN_COLUMNS = (
-    "teacher_logprob",
-    "student_logprob",
-    "teacher_entropy",
-    "student_entropy",
-    "forward_kl",
-    "reverse_kl",
-)
-TOKENS = pa.schema(
-    [
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("sample_id", pa.int32(), nullable=False),
-        *(pa.field(name, pa.list_(pa.float32())) for name in TOKEN_COLUMNS),
-    ]
-)
 TRAJECTORIES = ("teacher", "student")
 
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odeval.branching import branching, in_nucleus
+from odeval import branching as module
+from odeval.branching import branching
 
 
 def nucleus_by_sorting(row: list[float], mass: float) -> set[int]:
@@ -20,17 +21,23 @@ def nucleus_by_sorting(row: list[float], mass: float) -> set[int]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 60), st.floats(0, 6), st.integers(0, 10_000), st.sampled_from([0.5, 0.9, 0.95]))
-def test_nucleus_without_sorting_is_the_sorted_one(vocab: int, sharpness: float, seed: int, mass: float) -> None:
+@given(
+    st.integers(1, 60), st.sampled_from([0.0, 0.3, 1.0, 3.0, 6.0]), st.integers(0, 10_000), st.sampled_from([1, 3, 128])
+)
+def test_a_nucleus_is_found_among_few_tokens_or_many(vocab: int, sharpness: float, seed: int, kept: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    q = torch.softmax(sharpness * torch.randn(4, vocab, generator=generator, dtype=torch.float64), -1)
-    found = in_nucleus(q, mass)
-    for row, marked in zip(q.tolist(), found.tolist(), strict=True):
-        kept = {i for i, inside in enumerate(marked) if inside}
-        needed = nucleus_by_sorting(row, mass)
-        assert sum(row[i] for i in kept) >= mass - 1e-9
-        assert kept <= needed or min(row[i] for i in kept) >= min(row[i] for i in needed) * (1 - 1e-9)
-        assert len(needed - kept) == 0 or sum(row[i] for i in kept) >= mass - 1e-9
+    student, teacher = (sharpness * torch.randn(4, vocab, generator=generator, dtype=torch.float64) for _ in "st")
+    found = module._nucleus_recall(student, teacher, kept)
+    for n, (row, p) in enumerate(zip(torch.softmax(student, -1).tolist(), torch.softmax(teacher, -1), strict=True)):
+        inside = nucleus_by_sorting(row, 0.95)
+        assert found[n] == pytest.approx(sum(p[v].item() for v in inside), abs=1e-9)
+
+
+def test_tokens_as_likely_as_the_last_all_belong() -> None:
+    student = torch.zeros(1, 200, dtype=torch.float64)
+    teacher = torch.randn(1, 200, dtype=torch.float64)
+    for kept in (10, 128, 195, 200):
+        assert module._nucleus_recall(student, teacher, kept).item() == pytest.approx(1.0)
 
 
 def test_branches_against_a_plain_loop() -> None:

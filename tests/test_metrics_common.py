@@ -12,9 +12,11 @@ from synthetic import draws, random_tokens, write_run, write_tokens
 from odeval.measure import load_completions, measure
 from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.tokens import TokenBlock, block, blocks, combined
-from odeval.types import TOKEN_COLUMNS, PerPrompt
+from odeval.schemas import BRANCH_COLUMNS, TOKEN_COLUMNS
+from odeval.types import PerPrompt
 
 THRESHOLD = 0.8
+COLUMNS = (*TOKEN_COLUMNS, *BRANCH_COLUMNS)
 COMPLETIONS = sorted(name for name, metric in METRICS.items() if metric.table == "completions")
 TOKENS = sorted(name for name, metric in METRICS.items() if metric.table == "tokens")
 
@@ -41,7 +43,9 @@ def tokens(seed: int = 0, prompts: int = 9, same: bool = False) -> TokenBlock:
     if same:
         values |= {"student_entropy": values["teacher_entropy"], "student_logprob": values["teacher_logprob"]}
         values |= {"forward_kl": np.zeros((prompts, 4, 6)), "reverse_kl": np.zeros((prompts, 4, 6))}
-    flat = {name: values[name].ravel() for name in TOKEN_COLUMNS}
+        known = np.where(np.isnan(values["dropped"]), np.nan, 1.0)
+        values |= {"nucleus_recall": 0.97 * known, "top_overlap": known, "dropped": 0 * known}
+    flat = {name: values[name].ravel() for name in COLUMNS}
     return TokenBlock(
         prompt_ids=np.array([f"p{i}" for i in range(prompts)], dtype=object),
         prompt=np.repeat(np.arange(prompts), 24),
@@ -77,7 +81,7 @@ def test_blocks_add_up_to_the_whole(name: str) -> None:
 
 def half(whole: TokenBlock, parity: int) -> TokenBlock:
     chosen = whole.sequence % 2 == parity
-    columns = ("prompt", "sequence", "position", *TOKEN_COLUMNS)
+    columns = ("prompt", "sequence", "position", *COLUMNS)
     return TokenBlock(whole.prompt_ids, *(getattr(whole, name)[chosen] for name in columns))
 
 
@@ -131,8 +135,12 @@ def test_teacher_against_itself(name: str) -> None:
     compute = METRICS[name].compute
     if name == "retention":
         assert value(compute(same, THRESHOLD)) == 1
-    elif "kl" in name or "lost" in name:
+    elif "kl" in name or "lost" in name or "dropped" in name:
         assert value(compute(same, THRESHOLD)) == 0
+    elif name == "top_overlap":
+        assert value(compute(same, THRESHOLD)) == 1
+    elif name == "nucleus_recall":
+        assert value(compute(same, THRESHOLD)) >= 0.95
     else:
         model, _, what = name.partition("_")
         other = {"teacher": "student", "student": "teacher"}[model] + "_" + what
@@ -145,7 +153,7 @@ def test_value_lies_within_its_bounds(name: str, frame: pd.DataFrame) -> None:
     found = metric.compute(frame) if metric.table == "completions" else metric.compute(tokens(), THRESHOLD)
     assert metric.bounds[0] <= value(found) <= metric.bounds[1]
     assert metric.label
-    assert metric.unit in ("share", "nats", "answers", "tokens", "branches")
+    assert metric.unit in ("share", "nats", "answers", "tokens", "branches", "per 1000")
 
 
 @pytest.mark.parametrize("name", sorted(name for name, m in METRICS.items() if m.direction != "neutral"))
@@ -187,6 +195,19 @@ def test_token_metrics_against_a_plain_loop(tmp_path: Path) -> None:
     assert value(measured.sums["retention@student"]) == pytest.approx(hits / opens)
     assert "retention@teacher" not in measured.sums
     assert sum(len(part.prompt) for part in blocks(run, "student")) == 9 * 4 * 6
+
+
+def test_branch_columns_count_at_branch_points_and_unknown_stays_unknown() -> None:
+    whole = tokens()
+    found = METRICS["dropped_branches"].compute(whole, THRESHOLD)
+    branch = whole.teacher_entropy >= THRESHOLD
+    assert value(found) == pytest.approx(1000 * sum(whole.dropped[branch]) / branch.sum())
+    assert value(METRICS["nucleus_recall"].compute(whole, THRESHOLD)) == pytest.approx(
+        whole.nucleus_recall[branch].mean()
+    )
+    low = METRICS["top_overlap"].compute(whole, 0.1)  # there are branch points that nobody looked at
+    assert np.isnan(low.numerator).any()
+    assert not np.isnan(METRICS["top_overlap"].compute(whole, 0.3).numerator).any()
 
 
 def test_empty_completions_are_skipped_not_shifted() -> None:

@@ -20,10 +20,11 @@ from odeval.atomic import write_json
 from odeval.engines.hf import HfEngine
 from odeval.engines.hf_model import HfModel
 from odeval.errors import CannotJudge, OdevalError
+from odeval.schemas import SAMPLES, TOKEN_COLUMNS, TOKENS
 from odeval.scoring import score, score_sequences
 from odeval.store import RunFolder, part_provenance, write_table
 from odeval.testbed.build import tiny_tokenizer
-from odeval.types import SAMPLES, TOKEN_COLUMNS, TOKENS, TRAJECTORIES, SamplingParams
+from odeval.types import TRAJECTORIES, SamplingParams
 
 Pair = tuple[Sequence[int], Sequence[int]]
 RANDOM = np.random.default_rng(0)
@@ -59,9 +60,9 @@ def naive(teacher: HfModel, student: HfModel, pair: Pair) -> np.ndarray:
     return np.array(rows).T
 
 
-def check(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
+def check(found: np.ndarray | scoring.Scores, expected: np.ndarray | scoring.Scores) -> None:
+    found, expected = (x.values[:6] if isinstance(x, scoring.Scores) else x for x in (found, expected))
+    assert (found.shape, found.dtype) == (expected.shape, np.float32)
     np.testing.assert_allclose(found[:4], expected[:4], rtol=5.5e-4, atol=2e-5)  # half precision
     np.testing.assert_allclose(found[4:], expected[4:], rtol=1e-4, atol=1e-6)
 
@@ -149,10 +150,10 @@ def test_a_model_scored_against_itself_differs_nowhere_and_repeats_what_sampling
     pairs = [(prompt, c.token_ids.tolist()) for prompt, own in zip(prompts, answers, strict=True) for c in own]  # type: ignore[attr-defined]
     completions = [c for own in answers for c in own]
     for completion, found in zip(completions, score_sequences(model, model, pairs), strict=True):
-        assert not found[4:].any(), "both divergences are exactly 0"
-        assert np.array_equal(found[0], found[1])
-        assert np.array_equal(found[2], found[3])
-        np.testing.assert_allclose(found[0], completion.logprobs, rtol=5.5e-4, atol=1e-5)
+        assert not found.values[4:6].any(), "both divergences are exactly 0"
+        assert np.array_equal(found.values[[0, 2]], found.values[[1, 3]])
+        assert not len(found.token), "a model drops none of its own branches"
+        np.testing.assert_allclose(found.values[0], completion.logprobs, rtol=5.5e-4, atol=1e-5)
 
 
 # Run folders
@@ -179,9 +180,8 @@ def write_samples(run: RunFolder, parts: list[list[Pair]], nulls: str = "") -> R
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
-    empty: Pair = ([1, 5], [])
     teacher = write_samples(RunFolder(tmp_path / "teacher"), [PAIRS[:3], [PAIRS[3], PAIRS[3]]])
-    return teacher, write_samples(RunFolder(tmp_path / "student"), [[empty, *PAIRS[4:], empty]])
+    return teacher, write_samples(RunFolder(tmp_path / "student"), [[([1, 5], []), *PAIRS[4:], ([1, 5], [])]])
 
 
 def test_scores_stand_beside_their_samples(runs: tuple[RunFolder, RunFolder]) -> None:
@@ -190,7 +190,7 @@ def test_scores_stand_beside_their_samples(runs: tuple[RunFolder, RunFolder]) ->
     score(teacher, student, *runs, advance=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     for trajectory, source in zip(TRAJECTORIES, runs, strict=True):
-        assert runs[1].stale_tokens(trajectory, source) == ""
+        assert not runs[1].stale_tokens(trajectory, source)
         for path in source.part_paths(source.samples):
             samples = pq.read_table(path)
             scored = pq.read_table(runs[1].tokens(trajectory) / path.name, partitioning=None)

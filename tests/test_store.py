@@ -16,7 +16,7 @@ import pytest
 from odeval import atomic, provenance
 from odeval.errors import CannotJudge, OdevalError
 from odeval.store import RunFolder, part_provenance, prompt_line, read_part, write_table
-from odeval.types import GRADES, TOKEN_COLUMNS, TOKENS, Prompt
+from odeval.types import GRADES, TOKENS, Prompt
 
 META = {
     "model": {"path": "m", "fingerprint": "f"},
@@ -153,7 +153,7 @@ def test_a_table_comes_back_with_what_it_was_made_from(tmp_path: Path) -> None:
 
 def test_floats_are_stored_bit_by_bit(tmp_path: Path) -> None:
     values = np.array([0.0, -0.0, 1e-38, np.nan, np.inf, -np.inf, 1 / 3, 65504], dtype=np.float32)
-    lists = [pa.array([values[:5], [], values[5:]], pa.list_(pa.float32()))] * len(TOKEN_COLUMNS)
+    lists = [pa.array([values[:5], [], values[5:]], pa.list_(pa.float32()))] * (len(TOKENS) - 2)
     table = pa.table([["a", "b", "c"], pa.array([0, 1, 2], pa.int32()), *lists], schema=TOKENS)
     write_table(tmp_path / "t.parquet", table, {})
     found = read_part(tmp_path / "t.parquet", ["forward_kl"])["forward_kl"].combine_chunks()

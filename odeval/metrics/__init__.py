@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from odeval.metrics import divergences, entropy, health
+from odeval.metrics import branches, divergences, entropy, health
 from odeval.metrics.tokens import TokenBlock
 from odeval.types import Direction, PerPrompt
 
@@ -27,7 +27,7 @@ class Metric:
         compute: (completions) -> PerPrompt, or (token block, threshold) -> PerPrompt.
         table: What it reads. A metric over tokens is computed on each trajectory, as name@teacher and name@student.
         label: For people.
-        unit: "share", "nats", "answers", "tokens" or "branches".
+        unit: "share", "nats", "answers", "tokens", "branches" or "per 1000".
         direction: Which way is better.
         bounds: Of the value.
         fact: True when it describes this run completely, so that a rule judges the value and not an interval.
@@ -58,6 +58,9 @@ METRICS: dict[str, Metric] = {
     "entropy_lost_on_branch": Metric(entropy.entropy_lost_on_branch, "tokens", "entropy lost at branch points", "nats", "lower", (-_INF, _INF)),
     "teacher_branches": Metric(entropy.teacher_branches, "tokens", "teacher's effective continuations at branch points", "branches", "neutral", (1, _INF)),
     "student_branches": Metric(entropy.student_branches, "tokens", "student's effective continuations there", "branches", "higher", (1, _INF)),
+    "nucleus_recall": Metric(branches.nucleus_recall, "tokens", "teacher's mass inside the student's nucleus at branch points", "share", "higher", (0, 1)),
+    "top_overlap": Metric(branches.top_overlap, "tokens", "teacher's 16 likeliest tokens among the student's 16, at branch points", "share", "higher", (0, 1), "arXiv 2604.13016"),
+    "dropped_branches": Metric(branches.dropped_branches, "tokens", "dropped branches per 1000 branch points", "per 1000", "lower", (0, _INF)),
     "forward_kl_on_branch": Metric(divergences.forward_kl_on_branch, "tokens", "KL(teacher‖student) at branch points", "nats", "lower", (0, _INF)),
     "forward_kl_off_branch": Metric(divergences.forward_kl_off_branch, "tokens", "KL(teacher‖student) elsewhere", "nats", "lower", (0, _INF)),
     "reverse_kl_on_branch": Metric(divergences.reverse_kl_on_branch, "tokens", "KL(student‖teacher) at branch points", "nats", "lower", (0, _INF)),
@@ -89,11 +92,16 @@ class Family:
 
 
 _M = (2.0, 4.0, 16.0, 64.0, 256.0)
+_ENTROPIES = (0.01, *(round(0.2 * i, 1) for i in range(1, 26)))
 _STRETCHES = tuple(float(2**i) for i in range(15))
 FAMILIES: dict[str, Family] = {
     "teacher_high_by_threshold": Family(entropy.teacher_high_by_threshold, "tokens with teacher entropy ≥ τ", "share", (0, 1), (), "nats", EOPD),
     "student_high_by_threshold": Family(entropy.student_high_by_threshold, "tokens with student entropy ≥ τ", "share", (0, 1), (), "nats", EOPD),
     "retention_by_threshold": Family(entropy.retention_by_threshold, "teacher's branch points still open in the student", "share", (0, 1), (), "nats"),
+    "teacher_survival": Family(entropy.teacher_high_by_threshold, "tokens with teacher entropy ≥ x", "share", (0, 1), _ENTROPIES, "nats"),
+    "student_survival": Family(entropy.student_high_by_threshold, "tokens with student entropy ≥ x", "share", (0, 1), _ENTROPIES, "nats"),
+    "forward_kl_on_branch_by_threshold": Family(divergences.forward_kl_on_branch_by_threshold, "KL(teacher‖student) at branch points", "nats", (0, _INF), (), "nats"),
+    "reverse_kl_off_branch_by_threshold": Family(divergences.reverse_kl_off_branch_by_threshold, "KL(student‖teacher) elsewhere", "nats", (0, _INF), (), "nats"),
     "coverage_profile": Family(divergences.coverage_profile, "completions M times likelier under the teacher", "share", (0, 1), _M, "times", "arXiv 2510.15020"),
     "forward_kl_by_position": Family(divergences.forward_kl_by_position, "KL(teacher‖student) by position", "nats", (0, _INF), _STRETCHES, "tokens", "arXiv 2204.01171"),
 }  # fmt: skip

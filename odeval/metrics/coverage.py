@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
+from odeval.metrics.hypergeometric import chance
 from odeval.metrics.passk import pass_at_k
 from odeval.stats import rare
 from odeval.types import PerPrompt
@@ -254,7 +254,7 @@ def lost_modes(reference: ClassCounts, candidate: ClassCounts, most: int = 20) -
     prompt, count = reference.prompt[lost], reference.count[lost]
     n, drawn = reference.n[prompt], candidate.n[prompt]
     order = np.argsort(-count / n, kind="stable")[:most]  # rows are sorted by prompt and name: ties are stable
-    chance = distributions.hypergeom.pmf(0, (n + drawn)[order], count[order], drawn[order])
+    by_chance = chance(np.array(0), (n + drawn)[order], count[order], drawn[order])
     return [
         {
             "prompt_id": str(reference.prompt_ids[prompt[i]]),
@@ -265,7 +265,7 @@ def lost_modes(reference: ClassCounts, candidate: ClassCounts, most: int = 20) -
             "upper": rare(int(drawn[i]), 0.05),
             "p": float(p),
         }
-        for i, p in zip(order, chance, strict=True)
+        for i, p in zip(order, by_chance, strict=True)
     ]
 
 

@@ -30,6 +30,18 @@ def reverse_kl_off_branch(tokens: TokenBlock, threshold: float) -> PerPrompt:
     return _mean(tokens, tokens.reverse_kl, tokens.teacher_entropy < threshold)
 
 
+def forward_kl_on_branch_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Mean KL(teacher‖student) at branch points, for every τ of a grid."""
+    branch = tokens.teacher_entropy[:, None] >= np.asarray(grid)
+    return tokens.grid_sums(np.where(branch, tokens.forward_kl[:, None], 0.0), branch, grid)
+
+
+def reverse_kl_off_branch_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
+    """Mean KL(student‖teacher) away from branch points, for every τ of a grid."""
+    elsewhere = tokens.teacher_entropy[:, None] < np.asarray(grid)
+    return tokens.grid_sums(np.where(elsewhere, tokens.reverse_kl[:, None], 0.0), elsewhere, grid)
+
+
 def coverage_profile(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
     """Share of completions that are at least M times as likely under the teacher as under the student.
 

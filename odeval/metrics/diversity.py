@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
 from odeval.metrics.coverage import ClassCounts, class_counts, distinct_at_k
+from odeval.metrics.hypergeometric import at_least
 from odeval.types import PerPrompt
 
 LEAST = 2  # right completions that a prompt needs in both runs
@@ -193,17 +193,8 @@ def _narrowing(among: list[ClassCounts], graded: list[np.ndarray], k: np.ndarray
     if not longest:
         return np.zeros(len(k))
     sizes = np.arange(1, longest + 1)
-    tails = _at_least(graded[0], among[0].n, k, sizes) * _at_least(graded[1], among[1].n, k, sizes)  # P(m >= size)
+    tails = np.prod([at_least(longest, n, own.n, k)[:, 1:] for n, own in zip(graded, among, strict=True)], axis=0)
     chance = tails - np.append(tails[:, 1:], np.zeros((len(k), 1)), axis=1)
     change = distinct_at_k(among[1], sizes.tolist()).numerator - distinct_at_k(among[0], sizes.tolist()).numerator
     expected: np.ndarray = np.where(chance > 0, chance * np.nan_to_num(change), 0.0).sum(1)
     return expected
-
-
-def _at_least(n: np.ndarray, c: np.ndarray, k: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """P(at least size of k draws are right), [P, J], when c of n are."""
-    chance = (c[:, None] >= sizes[None, :]).astype(np.float64)
-    deeper = np.flatnonzero(n > k)
-    for j, size in enumerate(sizes if len(deeper) else ()):
-        chance[deeper, j] = distributions.hypergeom.sf(size - 1, n[deeper], c[deeper], k[deeper])
-    return chance

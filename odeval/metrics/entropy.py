@@ -55,7 +55,7 @@ def student_branches(tokens: TokenBlock, threshold: float) -> PerPrompt:
 
 
 def teacher_high_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
-    """Share of tokens with teacher entropy >= τ, for every τ of a grid."""
+    """Share of tokens with teacher entropy >= τ, for every τ of a grid; on a fine one, the survival curve."""
     return _by_threshold(tokens, tokens.teacher_entropy, grid)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
 
 from odeval.errors import OdevalError
+from odeval.metrics.hypergeometric import at_least
 
 
 def pass_hat_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:
@@ -32,7 +32,7 @@ def pass_hat_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:
         Yao et al. 2024, τ-bench, https://arxiv.org/abs/2406.12045, section 5.1.
 
     Example:
-        >>> pass_hat_k(np.array([4]), np.array([3]), [1, 2, 4]).tolist()
+        >>> pass_hat_k(np.array([4]), np.array([3]), [1, 2, 4]).round(4).tolist()
         [[0.75, 0.5, 0.0]]
     """
     return _at_least(n, c, ks, lambda k: k)
@@ -70,7 +70,7 @@ def _at_least(n: np.ndarray, c: np.ndarray, ks: Sequence[int], needed: Callable[
         if k < 1:
             raise OdevalError(f"k {k}: must be >= 1")
         rows = n >= k
-        result[rows, j] = distributions.hypergeom.sf(needed(k) - 1, n[rows], c[rows], k)
+        result[rows, j] = at_least(needed(k), n[rows], c[rows], np.full(rows.sum(), k))[:, -1]
     return result
 
 

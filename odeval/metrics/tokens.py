@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from odeval.schemas import BRANCH_COLUMNS, TOKEN_COLUMNS
 from odeval.store import RunFolder
-from odeval.types import TOKEN_COLUMNS, PerPrompt
+from odeval.types import PerPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,9 @@ class TokenBlock:
     student_entropy: np.ndarray
     forward_kl: np.ndarray
     reverse_kl: np.ndarray
+    nucleus_recall: np.ndarray  # NaN where nobody looked: below BRANCH_FLOOR, or in a table without these columns
+    top_overlap: np.ndarray
+    dropped: np.ndarray
 
     def sums(self, numerator: np.ndarray, denominator: np.ndarray) -> PerPrompt:
         """Add up per-token values [N] by prompt."""
@@ -75,6 +79,8 @@ def block(table: pa.Table) -> TokenBlock:
     lengths = np.diff(column.offsets.to_numpy())
     names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
     values = {name: _flat(table[name]) for name in TOKEN_COLUMNS}
+    unknown = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
+    values |= {name: _flat(table[name]) if name in table.column_names else unknown for name in BRANCH_COLUMNS}
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     return TokenBlock(
         prompt_ids=names,
@@ -87,7 +93,7 @@ def block(table: pa.Table) -> TokenBlock:
 
 def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
     """Yield the parts of a trajectory; memory does not grow with their number."""
-    for table in run.iterate(run.tokens(trajectory), ["prompt_id", *TOKEN_COLUMNS]):
+    for table in run.iterate(run.tokens(trajectory)):
         yield block(table)
 
 
