@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from odeval.curves import curve_per_prompt
+from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError
 from odeval.examples import lost_prompts
+from odeval.extrapolate import extrapolate
 from odeval.heatmap import completion_to_show
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import FAMILIES, METRICS
@@ -193,15 +194,22 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
         "metrics": metrics,
-        "families": _families(run, prompt_ids, settings.confidence),
+        "families": _families(run, prompt_ids, ks, settings.confidence),
+        "extrapolation": _extrapolation(counts_of(run, prompt_ids)),
         "thresholds": run.thresholds,
         "survival": _survival(run),
     }
 
 
-def _families(run: Measured, prompt_ids: Sequence[str], confidence: float) -> dict[str, Any]:
+def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confidence: float) -> dict[str, Any]:
     found = {}
-    for name, metric in run.families.items():
+    drawn = {}
+    for name, family in FAMILIES.items():
+        if family.reads == "counts":
+            drawn[name] = family.compute(run.counts, ks)
+        elif family.reads in run.completions and run.completions[family.reads].notna().any():
+            drawn[name] = family.compute(run.completions, ks)
+    for name, metric in {**run.families, **drawn}.items():
         family = FAMILIES[name.partition("@")[0]]
         curve = linearise(metric, prompt_ids, clusters(run, prompt_ids))
         used = [j for j, value in enumerate(curve.value) if np.isfinite(value)]
@@ -211,6 +219,17 @@ def _families(run: Measured, prompt_ids: Sequence[str], confidence: float) -> di
             "grid": [metric.grid[j] for j in used], **columns([items[j] for j in used]),
         }  # fmt: skip
     return found
+
+
+def _extrapolation(counts: Counts) -> dict[str, Any] | None:
+    found = extrapolate(counts)
+    return found and {
+        "label": "extrapolated",
+        "method": "zero-inflated beta-binomial by maximum likelihood; without_zeros is the beta-binomial",
+        "caution": "a model's guess beyond n: no interval, and no rule may judge it",
+        "gated": False,
+        **found,
+    }
 
 
 def _survival(run: Measured) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class Measured:
         prompts: By prompt_id.
         contents: prompt_id → hash of the question, where it is known.
         completions: One row a completion: prompt_id, sample_id, seed, correct, answer, finish_reason, num_tokens,
-            logprob, digest. Empty for a run that holds counts only.
+            logprob, digest. Also reward where the grades hold one. Empty for a run that
+            holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
         families: Family name with @trajectory → PerPrompt with its grid.
@@ -114,7 +115,7 @@ def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Me
             if metric.table == "tokens":
                 parts.setdefault(f"{name}@{trajectory}", []).append(metric.compute(tokens, threshold))
         for name, family in FAMILIES.items():
-            if family.grid or taus:
+            if family.reads == "tokens" and (family.grid or taus):
                 own = family.compute(tokens, family.grid or taus)
                 families.setdefault(f"{name}@{trajectory}", []).append(own)
         for model, counted in survival(tokens, SURVIVAL_EDGES).items():
@@ -173,6 +174,7 @@ def load_completions(run: RunFolder) -> pd.DataFrame:
             "sample_id": grades["sample_id"].to_numpy(),
             "correct": grades["correct"].cast(pa.float64()).to_numpy(zero_copy_only=False),
             "answer": grades["answer"].to_pylist(),
+            **({"reward": grades["reward"].to_numpy(zero_copy_only=False)} if "reward" in grades.column_names else {}),
         }
     )
     joined = samples.merge(graded, on=["prompt_id", "sample_id"], how="left", validate="one_to_one")
