@@ -72,7 +72,7 @@ def test_coverage_and_diversity_say_what_they_measure(audits: dict[str, Audit]) 
     )
     start = next(pair for pair in comparison["pairs"] if pair["role"] == "baseline")["diversity"]["split"]
     narrowing = f"{start['narrowing']['value']:+.3f}".replace("-", "−")
-    assert f"narrowing among right answers {narrowing} answers" in text
+    assert f"collapsed: among equally many right completions {narrowing} answers" in text
 
 
 def test_counts_alone_say_that_nothing_is_known_of_answers(audits: dict[str, Audit]) -> None:

@@ -36,7 +36,7 @@ def plot(
 
     if list_:
         for kind, drawing in FIGURES.items():
-            print(f"{kind:<11}{drawing.title} (needs {drawing.needs})")
+            print(f"{kind:<15}{drawing.title} (needs {drawing.needs})")
         return 0
     if name not in FIGURES:
         raise OdevalError(unknown("figure", name, FIGURES) if name else f"which figure? one of {', '.join(FIGURES)}")

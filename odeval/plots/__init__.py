@@ -20,6 +20,7 @@ from odeval.plots.canvas import styled, write_pdf, write_png, write_svg
 from odeval.plots.coverage import draw_branches, draw_coverage
 from odeval.plots.curves import Limit, draw_objectives, draw_passk
 from odeval.plots.entropy import draw_entropy, draw_retention
+from odeval.plots.families import draw_exposure, draw_extrapolation, draw_reliability
 from odeval.plots.prompts import draw_lost
 from odeval.plots.tokens import draw_tokens
 from odeval.plots.tradeoff import draw_tradeoff
@@ -72,6 +73,11 @@ FIGURES: dict[str, Drawing] = {
     "coverage": Drawing(draw_coverage, data.coverage_rows, "how much of the teacher's repertoire is reached", _TEXTS),
     "diversity": Drawing(draw_diversity, data.diversity_rows, "where a change of diversity comes from", _TEXTS),
     "distinct": Drawing(draw_distinct, data.distinct_rows, "different answers among k right completions", _TEXTS),
+    "reliability": Drawing(draw_reliability, data.reliability_rows, "how dependable k completions are", "runs"),
+    "exposure": Drawing(draw_exposure, data.exposure_rows, "error added by the student's own tokens", _SCORES),
+    "extrapolation": Drawing(
+        draw_extrapolation, data.extrapolation_rows, "pass@k beyond n, which no rule reads", "several samples a prompt"
+    ),
 }  # fmt: skip
 
 

@@ -6,19 +6,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from odeval.lookup import pair_of
 from odeval.plots.canvas import INK, MUTED, RULE, figure, form, margins, px
+from odeval.plots.families import along_powers, band_line
 from odeval.plots.style import Look, legend_above, legend_columns, line_of, looks, name_all
 from odeval.visible import visible
 
 _BRANCHES = 12
 _LEAST = 1e-5  # probability, at the left edge
+_TICKS = (_LEAST, 1e-3, 0.1, 1.0)
 _SIDES = ("student", "teacher")
-_TAIL = 20  # characters of the context of a branch
+_TAIL = 22  # characters of prompt and context before a branch
 
 
 def draw_coverage(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> Figure:
@@ -42,17 +43,15 @@ def draw_coverage(comparison: dict[str, Any], shown: Sequence[str] | None = None
     for (upper, lower), (by, draws) in zip(panels.T, kinds, strict=False):
         own = [(style[pair["candidate"]], view) for pair, views in found for view in views
                if (view["by"], view["draws"]) == (by, draws)]  # fmt: skip
-        upper.set_title(
-            f"by {visible(str(by), 20)}, {visible(str(draws), 26)}", loc="left", parse_math=False, color=MUTED
-        )
-        _line(upper, teacher[0], own[0][1]["k"], own[0][1]["ceiling"])
+        upper.set_title(visible(str(draws), 30), loc="left", parse_math=False, color=MUTED)
+        panels[0][0].set_ylabel(f"teacher's {visible(str(by), 12)}s\nreached, %", parse_math=False)
+        band_line(upper, teacher[0], own[0][1]["k"], own[0][1]["ceiling"])
         for look, view in own:
-            _line(upper, look, view["k"], view["recall"])
-            _line(lower, look, view["k"], view["gap"])
+            band_line(upper, look, view["k"], view["recall"])
+            band_line(lower, look, view["k"], view["gap"])
         lower.axhline(0, color=MUTED, linewidth=px(1))
-        _across(lower, own[0][1]["k"])
+        along_powers(lower, own[0][1]["k"])
         lower.set_xlabel("k (log scale)")
-    panels[0][0].set_ylabel("teacher's outputs\nreached, %")
     panels[1][0].set_ylabel("gap to ceiling,\npoints")
     if not kinds:
         for axes in panels.ravel():
@@ -66,28 +65,12 @@ def covered(comparison: dict[str, Any], labels: Sequence[str]) -> list[tuple[dic
     return [(pair, views) for pair in pairs if (views := (pair.get("coverage") or {}).get("views"))]
 
 
-def _line(axes: Any, look: Look, ks: Sequence[int], columns: dict[str, Any]) -> None:
-    """One curve with its intervals, in percent or points."""
-    value, low, high = (100 * np.array(columns[key], dtype=float) for key in ("value", "low", "high"))
-    axes.fill_between(ks, low, high, color=look.color, alpha=0.13, linewidth=0)
-    axes.plot(ks, value, color=look.color, linestyle=look.dash, linewidth=px(look.width), marker=look.marker,
-              markersize=px(5))  # fmt: skip
-
-
-def _across(axes: Any, ks: Sequence[int]) -> None:
-    powers = [k for k in ks if k & (k - 1) == 0] or list(ks)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(powers[:: max(1, -(-len(powers) // 7))]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 def draw_branches(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> Figure:
     """Draw the likeliest dropped branches: the teacher's probability of a token against the student's.
 
     Args:
         comparison: From `compare`; pairs with the teacher hold `branches`.
-        shown: Candidates; the first one whose branches are known is drawn.
+        shown: Candidates; the one with most dropped branches is drawn.
     """
     style = looks(comparison, shown)
     pair = next(iter(dropped(comparison, list(style))), None)
@@ -95,9 +78,9 @@ def draw_branches(comparison: dict[str, Any], shown: Sequence[str] | None = None
     drawing = figure(96 + 27 * max(len(listed), 4))
     axes = drawing.subplots()
     margins(drawing, 236 if form().direct else 190, 104, 36, 54)
-    axes.set(xscale="log", xlim=(_LEAST, 1.3), xlabel="probability of the token, % (log scale)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set(xscale="log", xlim=(0.6 * _LEAST, 1.3), xlabel="probability of the token, % (log scale)")
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(_TICKS, [f"{'≤' if tick == _LEAST else ''}{100 * tick:g}" for tick in _TICKS])
     if pair is None or not listed:
         axes.text(0.5, 0.5, "no branch is known to be dropped", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set_yticks([])
@@ -116,20 +99,22 @@ def draw_branches(comparison: dict[str, Any], shown: Sequence[str] | None = None
     axes.grid(visible=False, axis="y")
     above: dict[str, Any] = {"transform": axes.transAxes, "va": "bottom", "color": INK}
     axes.text(1.03, 1.01, "ended right", **above)
-    axes.text(-0.02, 1.01, "context → dropped token", **above, ha="right")
+    axes.text(-0.02, 1.01, "text → dropped token", **above, ha="right")
     _key(axes, (student, teacher))
     return drawing
 
 
 def dropped(comparison: dict[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Pairs with the teacher that know which branches were dropped."""
+    """Pairs with the teacher that know which branches were dropped, the one with most first."""
     pairs = [pair for label in labels if (pair := pair_of(comparison, label, "teacher"))]
-    return [pair for pair in pairs if pair.get("branches")]
+    return sorted(
+        (pair for pair in pairs if pair.get("branches")), key=lambda pair: -(pair["branches"]["branches"] or 0)
+    )
 
 
 def branch_name(row: dict[str, Any]) -> str:
     """The end of a context, and the token that was dropped there."""
-    text = visible(row["context"])
+    text = visible(f"{row['prompt'][-_TAIL:].strip()} {row['context']}".strip())
     tail = f"…{text[-_TAIL:]}" if len(text) > _TAIL or row["cut"] else text
     return f"{tail} → {visible(row['branch'], 12)}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from odeval.lookup import band_of, pair_of, reference_pairs, run_of
 from odeval.plots.coverage import covered, dropped
+from odeval.plots.families import RELIABILITY, exposed, extrapolated
 from odeval.plots.style import looks
 from odeval.plots.tokens import told
 from odeval.plots.tradeoff import drawn_points
@@ -141,6 +142,32 @@ def distinct_rows(comparison: dict[str, Any], shown: Sequence[str] | None) -> It
             for side in ("baseline", "candidate", "difference"):
                 names = {"run": pair["candidate"], "against": pair["baseline"], "quantity": side}
                 yield {**names, "k": k, **_ends(found[side], place)}
+
+
+def reliability_rows(comparison: dict[str, Any], shown: Sequence[str] | None) -> Iterator[Row]:
+    """How dependable k completions are."""
+    for label in looks(comparison, shown):
+        families = run_of(comparison, label).get("families") or {}
+        for quantity in (name for name in RELIABILITY if name in families):
+            for place, k in enumerate(families[quantity]["grid"]):
+                yield {"run": label, "quantity": quantity, "k": k, **_ends(families[quantity], place)}
+
+
+def exposure_rows(comparison: dict[str, Any], shown: Sequence[str] | None) -> Iterator[Row]:
+    """Exposure bias by position."""
+    for pair in exposed(comparison, list(looks(comparison, shown))):
+        for place, tokens in enumerate(pair["exposure_bias"]["tokens"]):
+            yield {"run": pair["candidate"], "tokens": tokens, **_ends(pair["exposure_bias"], place)}
+
+
+def extrapolation_rows(comparison: dict[str, Any], shown: Sequence[str] | None) -> Iterator[Row]:
+    """pass@k as measured and as extrapolated."""
+    for run in extrapolated(comparison, list(looks(comparison, shown))):
+        for place, k in enumerate(run["pass_at_k"]["k"]):
+            yield {"run": run["label"], "quantity": "measured", "k": k, **_ends(run["pass_at_k"], place)}
+        for key in ("value", "without_zeros"):
+            for k, value in zip(run["extrapolation"]["k"], run["extrapolation"][key], strict=True):
+                yield {"run": run["label"], "quantity": f"extrapolated, {key}", "k": k, "value": value}
 
 
 def _ends(columns: dict[str, Any], place: int) -> Row:

@@ -12,6 +12,8 @@ from matplotlib.ticker import FuncFormatter
 from odeval.plots.canvas import MUTED, figure, margins, px
 from odeval.plots.style import Look, legend_above, legend_columns, line_of, looks, name_all
 
+_BANDS = 4  # curves whose intervals can be drawn over each other
+
 
 def draw_entropy(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> Figure:
     """Draw the share of tokens above each entropy, teacher and students in the same contexts, with the threshold τ.
@@ -30,6 +32,8 @@ def draw_entropy(comparison: dict[str, Any], shown: Sequence[str] | None = None)
         shares = np.maximum(shares[known], 1e-9)  # a curve that ends falls out of the panel instead of stopping in it
         axes.plot(entropy[known], 100 * shares, color=look.color, linestyle=look.dash, linewidth=px(look.width),
                   marker=look.marker, markersize=px(5), markevery=(len(axes.lines) % 4, 6))  # fmt: skip
+    if len(curves) <= _BANDS:
+        _bands(axes, comparison, style)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     seen = [shares[np.isfinite(shares) & (shares > 1e-4)] for _, _, shares in curves]
@@ -49,6 +53,19 @@ def draw_entropy(comparison: dict[str, Any], shown: Sequence[str] | None = None)
     legend = axes.legend(handles, ["-"] * len(handles), loc="upper right", handlelength=3.2)
     name_all(legend, [look for look, _, _ in curves])
     return drawing
+
+
+def _bands(axes: Any, comparison: dict[str, Any], style: dict[str, Look]) -> None:
+    """Intervals over prompts, on their coarser grid."""
+    runs = [run for run in comparison["runs"] if run["label"] in style and run["survival"].get("teacher")]
+    teacher = next((style[run["label"]] for run in comparison["runs"] if run["role"] == "teacher"), None)
+    wanted = [(teacher, run, "teacher_survival@teacher") for run in runs[:1] if teacher is not None]
+    wanted += [(style[run["label"]], run, "student_survival@teacher") for run in runs]
+    for look, run, name in wanted:
+        family = (run.get("families") or {}).get(name)
+        if family:
+            low, high = (100 * np.maximum(np.array(family[side], dtype=float), 1e-9) for side in ("low", "high"))
+            axes.fill_between(family["grid"], low, high, color=look.color, alpha=0.12, linewidth=0)
 
 
 def survivals(comparison: dict[str, Any], style: dict[str, Look]) -> list[tuple[Look, np.ndarray, np.ndarray]]:

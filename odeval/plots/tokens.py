@@ -39,7 +39,7 @@ def draw_tokens(comparison: dict[str, Any], shown: Sequence[str] | None = None) 
 
     Args:
         comparison: From `compare`; pairs with the teacher hold `completion`.
-        shown: Candidates; the first one with a completion is drawn.
+        shown: Candidates; the one that closed most is drawn.
     """
     style = looks(comparison, shown)
     pair = next(iter(told(comparison, list(style))), None)
@@ -62,9 +62,11 @@ def draw_tokens(comparison: dict[str, Any], shown: Sequence[str] | None = None) 
 
 
 def told(comparison: dict[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Pairs with the teacher that hold a completion."""
+    """Pairs with the teacher that hold a completion, the one with most closed branch points first."""
     pairs = [pair for label in labels if (pair := pair_of(comparison, label, "teacher"))]
-    return [pair for pair in pairs if pair.get("completion")]
+    return sorted(
+        (pair for pair in pairs if pair.get("completion")), key=lambda pair: -sum(pair["completion"]["closed"])
+    )
 
 
 def _highest(found: dict[str, Any]) -> float:

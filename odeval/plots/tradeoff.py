@@ -135,7 +135,8 @@ def _name(axes: Any, entries: Sequence[tuple[Any, Sequence[float | None]]]) -> N
                 break
         taken.append(own)
         axes.annotate(look.label, at, (px(dx), px(dy) + px(2)), textcoords="offset points", color=look.ink,
-                      ha="left" if dx > 0 else "right", parse_math=False)  # fmt: skip
+                      ha="left" if dx > 0 else "right", parse_math=False, zorder=5,
+                      bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": px(0.5)})  # fmt: skip
 
 
 def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

@@ -6,20 +6,20 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from odeval.lookup import pair_of
 from odeval.plots.canvas import MUTED, RULE, figure, form, margins, px
-from odeval.plots.style import legend_above, legend_columns, looks
+from odeval.plots.families import along_powers, band_line, legend_top
+from odeval.plots.style import Look, legend_above, looks
 from odeval.visible import visible
 
 PARTS = ("whole", "fewer_wrong", "more_right", "narrowing")
+_ROW = 17  # design pixels of a candidate
 
 
 def draw_diversity(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> Figure:
-    """Draw where a change of diversity comes from: fewer wrong answers, more right ones, narrowing among the right.
+    """Draw where a change of diversity comes from; narrowing among right answers, the loss proper, on its own scale.
 
     Args:
         comparison: From `compare`; pairs hold `diversity`.
@@ -28,38 +28,45 @@ def draw_diversity(comparison: dict[str, Any], shown: Sequence[str] | None = Non
     style = looks(comparison, shown)
     found = [pair for pair in varied(comparison, list(style)) if pair["diversity"]["split"]]
     named = [style[pair["candidate"]] for pair in found]
-    top = 20 * -(-len(named) // legend_columns()) + 10
-    lines = max(len(found), 1) * 17 + 24
-    drawing = figure(len(PARTS) * lines + 58 + top)
-    axes = drawing.subplots()
-    left = 216 if form().direct else 170
-    margins(drawing, left, 16, top, 54)
-    axes.axvline(0, color=MUTED, linewidth=px(1))
-    axes.set_yticks([])
-    if not found:
-        axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color=MUTED)
-        return drawing
+    line = max(len(found), 1) * _ROW + 24
+    drawing = figure(len(PARTS) * line + 120 + legend_top(named))
+    panels = drawing.subplots(2, 1, gridspec_kw={"height_ratios": (len(PARTS) - 1, 1)})
+    room = 216 if form().direct else 170
+    margins(drawing, room, 16, legend_top(named), 54, high=66 / (2 * line))
+    for axes, parts in zip(panels, (PARTS[:-1], PARTS[-1:]), strict=True):
+        axes.axvline(0, color=MUTED, linewidth=px(1))
+        axes.set_yticks([])
+        if not found:
+            axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", color=MUTED)
+            continue
+        splits = [(style[pair["candidate"]], pair["diversity"]["split"]) for pair in found]
+        _ranges(axes, splits, parts, line, style[found[0]["baseline"]].label)
     legend_above(drawing, named, always=True)
-    shown_parts = [part for part in PARTS if part in found[0]["diversity"]["split"]]
-    for row, part in enumerate(shown_parts):
+    return drawing
+
+
+def _ranges(
+    axes: Any, splits: Sequence[tuple[Look, dict[str, Any]]], parts: Sequence[str], line: float, against: str
+) -> None:
+    """One row a part, in it one interval a candidate."""
+    for row, part in enumerate(parts):
         if row:
             axes.axhline(row - 0.5, color=RULE, linewidth=px(0.8))
-        for place, pair in enumerate(found):
-            item, look = pair["diversity"]["split"][part], style[pair["candidate"]]
-            y = row + (place - (len(found) - 1) / 2) * 17 / lines
+        for place, (look, split) in enumerate(splits):
+            item = split[part]
+            y = row + (place - (len(splits) - 1) / 2) * _ROW / line
             if item["low"] is not None and item["high"] is not None:
                 axes.hlines(y, item["low"], item["high"], color=look.color, linewidth=px(1.6))
             if item["value"] is not None:
                 axes.plot([item["value"]], [y], marker=look.marker, color=look.color, markersize=px(6.5), linestyle="")
-    axes.set_ylim(len(shown_parts) - 0.5, -0.5)
-    split = found[0]["diversity"]["split"]
-    names = [textwrap.fill(visible(split[part]["label"], 80), 29 if form().direct else 22) for part in shown_parts]
+    axes.set_ylim(len(parts) - 0.5, -0.5)
+    first = splits[0][1]
+    names = [textwrap.fill(visible(first[part]["label"], 80), 29 if form().direct else 22) for part in parts]
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    unit = visible(split["whole"]["unit"], 30)
-    axes.set_xlabel(f"change, {unit}" if unit else "change", parse_math=False)
-    return drawing
+    unit = visible(first[parts[0]]["unit"], 30)
+    axes.set_xlabel(f"change against {against}, {unit}" if unit else f"change against {against}", parse_math=False)
 
 
 def varied(comparison: dict[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -78,7 +85,7 @@ def draw_distinct(comparison: dict[str, Any], shown: Sequence[str] | None = None
     style = looks(comparison, shown)
     found = [pair for pair in varied(comparison, list(style)) if pair["diversity"]["among_right"]]
     named = [style[pair["baseline"]] for pair in found[:1]] + [style[pair["candidate"]] for pair in found]
-    top = 20 * -(-len(named) // legend_columns()) + 14
+    top = legend_top(named)
     drawing = figure(300 + top)
     axes = drawing.subplots()
     margins(drawing, 66, 14, top, 54)
@@ -91,12 +98,6 @@ def draw_distinct(comparison: dict[str, Any], shown: Sequence[str] | None = None
     rows = [(named[0], found[0]["diversity"]["among_right"], "baseline")]
     rows += [(style[pair["candidate"]], pair["diversity"]["among_right"], "candidate") for pair in found]
     for look, item, side in rows:
-        value, low, high = (np.array(item[side][key], dtype=float) for key in ("value", "low", "high"))
-        axes.fill_between(item["k"], low, high, color=look.color, alpha=0.13, linewidth=0)
-        axes.plot(item["k"], value, color=look.color, linestyle=look.dash, linewidth=px(look.width),
-                  marker=look.marker, markersize=px(5))  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(rows[0][1]["k"]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        band_line(axes, look, item["k"], item[side], scale=1.0)
+    along_powers(axes, rows[0][1]["k"])
     return drawing

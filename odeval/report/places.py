@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from odeval.lookup import pair_of, run_of, scope_of
-from odeval.report.numbers import Shown, at, count, shown
+from odeval.report.numbers import Shown, at, count, shown, unit_name
 from odeval.report.view import drawn, name, percent, say
 from odeval.visible import visible
 
@@ -14,6 +14,7 @@ _COMPLETIONS = 2  # candidates whose completion is shown
 _LEVELS = 8  # of the heat-map's colours
 _CONTEXT, _PROMPT, _PIECE = 90, 200, 60  # characters
 _LINE_FEED = "↵"
+_TINY = 1e-4  # a probability below it is not told apart from 0
 
 
 def tradeoff(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any] | None:
@@ -68,11 +69,11 @@ def branches(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, A
 def _dropped(comparison: dict[str, Any], pair: dict[str, Any], most: int) -> dict[str, Any]:
     found = pair["branches"]
     rate = run_of(comparison, pair["candidate"])["metrics"].get("dropped_branches@teacher")
-    number = shown(rate, full=True)
+    number = shown(rate)
     told = rate is not None and number.text != "n/a"
     return {
         "own": name(pair["candidate"]), "other": name(pair["baseline"]),
-        "rate": f"{number.text} {number.interval}".strip() if told else "",
+        "rate": f"{number.text} {number.interval} {unit_name(rate['unit'])}" if told else "",
         **{key: count(found[key]) for key in ("branches", "contexts", "prompts")},
         "rows": [_branch(row) for row in found["listed"][:most]],
         "tokens": [_token(row) for row in found["tokens"][:_BRANCHES]],
@@ -99,7 +100,13 @@ def _token(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probabilities(row: dict[str, Any]) -> dict[str, str]:
-    return {side: shown({"value": row[f"{side}_prob"]}, "share", full=True).text for side in ("teacher", "student")}
+    return {side: _probability(row[f"{side}_prob"]) for side in ("teacher", "student")}
+
+
+def _probability(value: float | None) -> str:
+    if value is not None and value < _TINY:
+        return f"< {100 * _TINY:g}%"
+    return shown({"value": value}, "share", full=True).text
 
 
 def _piece(text: str) -> str:

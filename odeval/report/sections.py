@@ -33,7 +33,7 @@ def sections(comparison: dict[str, Any], verdict: dict[str, Any]) -> list[dict[s
         places.branches(comparison, verdict),
         variety.coverage(comparison, verdict),
         variety.diversity(comparison, verdict),
-        metrics(comparison),
+        metrics(comparison, verdict),
         rules(verdict),
         checks,
         reproduce(comparison, verdict),

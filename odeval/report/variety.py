@@ -36,13 +36,17 @@ def coverage(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, A
 
 
 def _last_gap(pair: dict[str, Any]) -> str:
+    """The gap at the largest k that at least half of the prompts can answer."""
     view = pair["coverage"]["views"][-1]
-    last = len(view["k"]) - 1
-    recall, ceiling, gap = (_point(view[key], last, full=True) for key in ("recall", "ceiling", "gap"))
+    counts = [n if value is not None else 0 for n, value in zip(view["gap"]["n"], view["gap"]["value"], strict=True)]
+    last = max((j for j, n in enumerate(counts) if n and 2 * n >= max(counts)), default=0)
+    recall, ceiling = (_point(view[key], last, full=True) for key in ("recall", "ceiling"))
+    gap = _point(view["gap"], last)
     draws = visible(view["draws"]).removeprefix("k ")
+    own, other = name(pair["candidate"]), name(pair["baseline"])
     return (
-        f"{name(pair['candidate'])}: {view['k'][last]} {draws} reach {recall.text} of the teacher's, where the teacher "
-        f"itself reaches {ceiling.text}; gap {gap.text} {gap.interval}".rstrip()
+        f"{own}: {view['k'][last]} {draws} give {recall.text} of {other}'s right answers, where {other} itself gives "
+        f"{ceiling.text}; the gap is {gap.text} points {gap.interval}".rstrip()
         + "."
     )
 
@@ -117,11 +121,14 @@ def diversity(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, 
 
 def _narrowing(pair: dict[str, Any]) -> str:
     split = pair["diversity"]["split"]
-    texts = []
-    for key in ("whole", "quality_control", "narrowing"):
+    texts = {}
+    for key in ("narrowing", "whole", "quality_control"):
         item = shown(split[key], split[key]["unit"], signed=True, full=True)
-        texts.append(f"{visible(split[key]['label'])} {item.text} {item.interval}".rstrip())
-    return f"{name(pair['candidate'])}: {texts[0]} = {texts[1]} and {texts[2]}."
+        texts[key] = f"{item.text} {item.interval}".rstrip()
+    return (
+        f"{name(pair['candidate'])}: among equally many right completions {texts['narrowing']}. All answers together "
+        f"{texts['whole']}, of which {texts['quality_control']} from being right more or less often."
+    )
 
 
 def _kinds(pair: dict[str, Any]) -> dict[str, Any]:
