@@ -26,6 +26,7 @@ from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
+from odeval.tradeoff import tradeoff
 from odeval.trust import as_rows, check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
@@ -100,6 +101,7 @@ def compare(
         reference, candidate = (by_label[name] for name in names)
         before, after = (folders[name] for name in names)
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
+    described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     return {
         "schema": SCHEMA,
         "settings": {
@@ -110,8 +112,9 @@ def compare(
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
         "prompt_ids": sorted(measured[0].prompts),
-        "runs": [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)],
+        "runs": described_runs,
         "pairs": pairs,
+        "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
         "trust": as_rows(examine(measured) + stored),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
