@@ -7,6 +7,7 @@ Results go to stdout; progress and errors go to stderr.
 from __future__ import annotations
 
 import keyword
+import os
 import sys
 import traceback
 
@@ -53,6 +54,9 @@ for _place, (_verb, (_module, _help)) in enumerate(VERBS.items()):
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and turn every outcome into an exit code; an unexpected exception is 4, never 1."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # torch's idle threads would spin, at twice the cost of the work
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return int(result or 0)
