@@ -16,6 +16,7 @@ import pytest
 from branch_data import with_branch_points
 from report_data import Audit, audited, whole
 
+from odeval import plots
 from odeval.report import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -132,3 +133,18 @@ def test_page_in_a_browser(name: str, width: int, height: int, audits: dict[str,
         assert found["verdict"]["bottom"] < height, "the verdict is not on the first screen"
     if width == 1280:
         assert found["numbers"]["bottom"] < height + 100 * (name == "long names"), "nor are its numbers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["several, whole", "one, whole"])
+def test_no_figure_writes_over_itself(name: str, audits: dict[str, Audit], tmp_path: Path) -> None:
+    drawn = [plots.svg(kind, audits[name][0], kind, "") for kind in plots.FIGURES]
+    shell = '<!doctype html><title>t</title><div class="verdict"><h1>t</h1></div><div class="tiles"></div>'
+    (tmp_path / "report.html").write_text(shell + "".join(f"<div>{one}</div>" for one in drawn), encoding="utf-8")
+    found = look(tmp_path / "report.html", 600)
+    assert len(found["drawings"]) == len(plots.FIGURES)
+    for kind, (drawing, texts) in zip(plots.FIGURES, found["drawings"], strict=True):
+        assert (kind, [(a["text"], b["text"]) for a, b in combinations(texts, 2) if overlap(a, b)]) == (kind, [])
+        assert min(text["left"] for text in texts) >= drawing["left"] - 1, kind
+        assert max(text["right"] for text in texts) <= drawing["right"] + 1, kind
+        assert max(text["bottom"] for text in texts) <= drawing["bottom"] + 1, kind
