@@ -2,9 +2,10 @@
 
     python benchmarks/scale.py [--prompts 10000,20000,40000] [--samples 64] [--tokens 32] [--keep FOLDER]
 
-Runs, grades and token tables are synthetic and written part by part. Every size is compared in a process of its own,
-whose peak of resident memory is read from the kernel; what the interpreter and the libraries need is measured by
-comparing two tiny runs.
+Runs, grades and token tables are synthetic and written part by part. For every size two processes are measured, each
+by the peak of resident memory that the kernel tells: one that only reduces the token tables of both trajectories, and
+one that makes the whole comparison, which also holds every completion's grade, answer and digest. What the interpreter
+and the libraries need is measured with two tiny runs.
 """
 
 from __future__ import annotations
@@ -94,6 +95,26 @@ def build(folder: Path, prompts: int, samples: int, length: int) -> None:
         write_scores(student, trajectory, source, length, 10 + seed)
 
 
+def reduced(folder: Path) -> None:
+    """In a process of its own: reduce the token tables of both trajectories to sums per prompt."""
+    import pandas as pd
+
+    from odeval.measure import THRESHOLDS, Measured, _measure_tokens, entropy_quantile
+
+    start = time.perf_counter()
+    run = RunFolder(folder / "student")
+    found = Measured("student", {}, {}, {}, pd.DataFrame(), pd.DataFrame(), {})
+    found.thresholds.update({f"{tau:g}": tau for tau in THRESHOLDS})
+    found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
+    for trajectory in ("teacher", "student"):
+        _measure_tokens(run, trajectory, 0.8, found)
+    print(json.dumps({"tokens_seconds": round(time.perf_counter() - start, 1), "tokens_peak_mb": peak_mb()}))
+
+
+def peak_mb() -> int:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
 def compared(folder: Path) -> None:
     """In a process of its own: compare, and print time and peak."""
     from odeval.compare import compare
@@ -101,9 +122,8 @@ def compared(folder: Path) -> None:
     start = time.perf_counter()
     found = compare([RunFolder(folder / "student")], RunFolder(folder / "teacher"))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    size = len(json.dumps(found)) / 2**20
-    print(json.dumps({"seconds": round(seconds, 1), "peak_mb": round(peak), "comparison_mb": round(size, 2)}))
+    peak, size = peak_mb(), len(json.dumps(found)) / 2**20
+    print(json.dumps({"compare_seconds": round(seconds, 1), "compare_peak_mb": peak, "comparison_mb": round(size, 2)}))
 
 
 def main() -> None:
@@ -111,29 +131,32 @@ def main() -> None:
     parser.add_argument("--prompts", default="10000,20000,40000")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.compare:
-        return compared(arguments.compare)
+    if arguments.stage:
+        return {"tokens": reduced, "compare": compared}[arguments.stage](arguments.folder)
     rows = []
     for prompts in (64, *map(int, arguments.prompts.split(","))):
         folder = Path(tempfile.mkdtemp(prefix="scale-"))
         try:
             build(folder, prompts, arguments.samples, arguments.tokens)
             size = sum(file.stat().st_size for file in folder.rglob("*.parquet")) / 2**20
-            command = [sys.executable, __file__, "--compare", str(folder)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            scored = 2 * prompts * arguments.samples * arguments.tokens
-            rows.append(
-                {"prompts": prompts, "scored_tokens": scored, "files_mb": round(size), **json.loads(done.stdout)}
-            )
+            row = {"prompts": prompts, "scored_tokens": 2 * prompts * arguments.samples * arguments.tokens}
+            row["files_mb"] = round(size)
+            for stage in ("tokens", "compare"):
+                command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder)]
+                row.update(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            rows.append(row)
             print(rows[-1], flush=True)
         finally:
             shutil.rmtree(folder)
-    grown = (rows[-1]["peak_mb"] - rows[1]["peak_mb"]) / (rows[-1]["prompts"] - rows[1]["prompts"]) * 1024
+    more = rows[-1]["prompts"] - rows[1]["prompts"]
+    grown = {name: (rows[-1][name] - rows[1][name]) * 1024 / more for name in ("tokens_peak_mb", "compare_peak_mb")}
     result = {
         "hardware": hardware(), "samples": arguments.samples, "tokens": arguments.tokens, "runs": rows,
-        "kb_per_prompt": round(grown, 1), "kb_per_completion": round(grown / 2 / arguments.samples, 2),
+        "kb_per_prompt": {name: round(value, 2) for name, value in grown.items()},
+        "kb_per_completion": round(grown["compare_peak_mb"] / 2 / arguments.samples, 3),
         "provenance": provenance(),
     }  # fmt: skip
     result_path("scale").write_text(json.dumps(result, indent=1) + "\n")
