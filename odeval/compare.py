@@ -26,7 +26,8 @@ from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
-from odeval.trust import as_rows, check_comparable, examine
+from odeval.tradeoff import tradeoff
+from odeval.trust import as_rows, check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
 SCHEMA = "odeval.comparison/1"
@@ -92,6 +93,7 @@ def compare(
         for role in ("baseline", "teacher")
         for reference in by_role[role]
     ]
+    stored = [check for item in by_role["baseline"] for check in depth_of_baseline(item, by_role["candidate"])]
     folders = {item.label: run for item, (_, run) in zip(measured, runs, strict=True)}
     by_label = {item.label: item for item in measured}
     for row in pairs:
@@ -99,6 +101,7 @@ def compare(
         reference, candidate = (by_label[name] for name in names)
         before, after = (folders[name] for name in names)
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
+    described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     return {
         "schema": SCHEMA,
         "settings": {
@@ -109,9 +112,10 @@ def compare(
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
         "prompt_ids": sorted(measured[0].prompts),
-        "runs": [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)],
+        "runs": described_runs,
         "pairs": pairs,
-        "trust": as_rows(examine(measured)),
+        "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
+        "trust": as_rows(examine(measured) + stored),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
 
