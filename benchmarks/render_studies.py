@@ -1,6 +1,8 @@
 """Render the committed studies of the embedded worlds: `odeval demo`, then page, verdict and figures into reports/.
 
-python benchmarks/render_studies.py            # both worlds, about a minute on 2 cores
+    python benchmarks/render_studies.py            # both worlds, about two minutes on 2 cores
+
+Writes the index reports/README.md too: one line and one verdict a study.
 """
 
 from __future__ import annotations
@@ -8,7 +10,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from odeval.atomic import read_json, write_text
 from odeval.cli import run
 from odeval.testbed import WORLDS
 
@@ -32,6 +36,39 @@ def main() -> None:
                     raise SystemExit(f"{world}: {kind} was not drawn")
             shutil.rmtree(scratch, ignore_errors=True)
         print(kept)
+    write_text(REPORTS / "README.md", index())
+
+
+def index() -> str:
+    """One line and one verdict a study."""
+    lines = [
+        "# Reports",
+        "",
+        "Rendered evidence; every page is one file that opens offline. What did not hold stands in [LOG.md](LOG.md).",
+        "",
+        "| study | question | verdict |",
+        "|---|---|---|",
+        "| [testbed](testbed/README.md) | what the embedded students show, exactly, over three training seeds | "
+        "reverse KL bought pass@1 with the rest of the curve in both worlds; on graph paths a blend kept both |",
+    ]
+    for world in WORLDS:
+        verdict, comparison = (read_json(REPORTS / world / f"{name}.json") for name in ("verdict", "comparison"))
+        samples = comparison["runs"][0]["samples"]
+        lines.append(
+            f"| [{world}]({world}/report.html) ([figures]({world}), [Markdown]({world}/report.md)) | "
+            f"`odeval demo --world {world}`: {comparison['prompts']} prompts × {samples} samples, four students | "
+            f"{told(verdict)} |"
+        )
+    return "\n".join(
+        [*lines, "", "Made by `python benchmarks/render_studies.py` and `python benchmarks/train_testbed.py`.", ""]
+    )
+
+
+def told(verdict: dict[str, Any]) -> str:
+    return "; ".join(
+        f"`{row['candidate']}` {row['verdict']}" + (f" · {row['diagnosis']}" if row["diagnosis"] else "")
+        for row in verdict["candidates"]
+    )
 
 
 if __name__ == "__main__":

@@ -81,9 +81,7 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
         config.out / "audit.yaml",
         yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False),
     )
-    for path, run in runs.items():
-        if path != config.teacher:
-            score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
+    _score_all(config, runs, stage)
     comparison = _compare(config, runs)
     judgements = judge(comparison, rules, levels=levels)
     if config.confirm and "FAIL" in [judgement.verdict for judgement in judgements]:
@@ -147,18 +145,23 @@ def _confirmed(
     again = config.model_copy(update={"out": config.out / "confirm"})
     runs = _folders(again)
     _sample_all(runs, task, replace(params, seed=params.seed + 1), config.device, stage)
+    _score_all(again, runs, stage)
     second = {item.candidate: item for item in judge(_compare(again, runs), rules)}
-    kept = []
-    for item in first:
-        if item.verdict == "FAIL" and second[item.candidate].verdict == "FAIL":
-            item = replace(item, headline=f"{item.headline}; confirmed with fresh samples")
-        elif item.verdict == "FAIL":
-            item = replace(
-                item, verdict="INCONCLUSIVE", diagnosis="",
-                headline=f"failed once, but not again with fresh samples: {item.headline}",
-            )  # fmt: skip
-        kept.append(item)
-    return kept
+    return [_after(item, second[item.candidate]) if item.verdict == "FAIL" else item for item in first]
+
+
+def _after(first: Judgement, second: Judgement) -> Judgement:
+    """A failed rule that did not fail again is inconclusive."""
+    checks = tuple(
+        replace(check, verdict="INCONCLUSIVE", detail=f"failed once, with fresh samples not again: {check.detail}")
+        if check.verdict == "FAIL" and check.severity == "fail" and repeated.verdict != "FAIL"
+        else check
+        for check, repeated in zip(first.checks, second.checks, strict=True)
+    )
+    if any(check.verdict == "FAIL" and check.severity == "fail" for check in checks):
+        return replace(first, checks=checks, headline=f"{first.headline}; confirmed with fresh samples")
+    headline = f"failed once, but not again with fresh samples: {first.headline}"
+    return replace(first, checks=checks, verdict="INCONCLUSIVE", diagnosis="", headline=headline)
 
 
 def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
@@ -191,6 +194,12 @@ def _sample_all(runs: dict[Path, RunFolder], task: Task, params: SamplingParams,
             sample(HfEngine(model), model.ref(), task, params, run, advance)
         with stage(f"grade {run.label}") as advance:
             grade(run, task.grade, task.grader, advance)
+
+
+def _score_all(config: AuditConfig, runs: dict[Path, RunFolder], stage: Stage) -> None:
+    for path, run in runs.items():
+        if path != config.teacher:
+            score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
 
 
 def score_pair(

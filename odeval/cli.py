@@ -35,6 +35,8 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "env": (_INFO, "Print versions, for bug reports"),
 }
 
+_MODEL_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")  # of the extra [hf]
+
 app = App(
     name="odeval",
     help="Did this distilled model buy pass@1 by giving up the rest of the curve?",
@@ -65,7 +67,10 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _MODEL_LIBRARIES:
+            print(f"odeval: this runs models and needs {error.name}: pip install 'odeval[hf]'", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("odeval: this is a bug in odeval, not a verdict; please report the lines above", file=sys.stderr)
         return 4

@@ -27,7 +27,7 @@ from odeval.rows import VarietySettings
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
-from odeval.trust import as_rows, check_comparable, examine
+from odeval.trust import as_rows, check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
 SCHEMA = "odeval.comparison/1"
@@ -93,6 +93,7 @@ def compare(
         for role in ("baseline", "teacher")
         for reference in by_role[role]
     ]
+    stored = [check for item in by_role["baseline"] for check in depth_of_baseline(item, by_role["candidate"])]
     folders = {item.label: run for item, (_, run) in zip(measured, runs, strict=True)}
     by_label = {item.label: item for item in measured}
     for row in pairs:
@@ -114,7 +115,7 @@ def compare(
         "runs": described_runs,
         "pairs": pairs,
         "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
-        "trust": as_rows(examine(measured)),
+        "trust": as_rows(examine(measured) + stored),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
 

@@ -164,15 +164,22 @@ def _benchmark_scope(baseline: Counts, candidate: Counts, ks: Sequence[int], bot
     used = both.any(1)
     count = max(int(used.sum()), 1)
     runs = (baseline, candidate)
-    parts = [sampling_covariance(run.n[used], run.c[used], ks) for run in runs]
+    parts = [_own_noise(run.n[used], run.c[used], ks) for run in runs]
     # A prompt that lost so many samples that k + l > n says nothing about its own noise: the whole entry is unknown.
-    total = (parts[0] + parts[1]) / count**2
-    covariance = total.sum(0)
+    covariance = (parts[0][0] + parts[1][0]) / count**2
     trials = np.full(len(ks), sum(int(run.n[used].sum()) for run in runs) / 2)
-    return Scope(covariance, _effective_degrees(total, count), trials, np.asarray(ks, dtype=float))
+    own = (parts[0][1] + parts[1][1]) / count**2
+    return Scope(covariance, _effective_degrees(own, count), trials, np.asarray(ks, dtype=float))
 
 
-def _effective_degrees(parts: np.ndarray, prompts: int) -> np.ndarray:
+def _own_noise(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance summed over prompts, [K, K], and each prompt's own variances, [P, K]; equal counts are done once."""
+    pairs, which, times = np.unique(np.stack([n, c]), axis=1, return_inverse=True, return_counts=True)
+    each = sampling_covariance(pairs[0], pairs[1], ks)
+    return np.einsum("u,ukl->kl", times, each), np.diagonal(each, axis1=1, axis2=2)[which.ravel()]
+
+
+def _effective_degrees(own: np.ndarray, prompts: int) -> np.ndarray:
     """Satterthwaite's degrees of freedom, [K]: a few prompts may carry all the noise at a large k.
 
         2 · (Σ V̂_i)² / Σ V̂_i²
@@ -180,7 +187,6 @@ def _effective_degrees(parts: np.ndarray, prompts: int) -> np.ndarray:
     The factor 2 takes out the noise of the estimates V̂_i themselves, which at least doubles the mean of their squares;
     without it bands are far too wide, with infinite degrees slightly too narrow (benchmarks/gate_calibration.py).
     """
-    own = np.diagonal(parts, axis1=1, axis2=2)
     with np.errstate(invalid="ignore", divide="ignore"):
         degrees = 2 * own.sum(0) ** 2 / (own**2).sum(0)
     found: np.ndarray = np.clip(np.nan_to_num(degrees, nan=1.0, posinf=1.0), 1.0, max(prompts - 1, 1))

@@ -212,7 +212,10 @@ def _headline(verdict: Verdict, lost: bool, pair: dict[str, Any], checks: Sequen
         return f"{'got worse' if failed.rule.startswith('pass') else 'broke ' + failed.rule}: {change}"
     if verdict == "INCONCLUSIVE":
         return f"not enough evidence: {change}"
-    return f"no loss found at any k: {change}"
+    for check in checks:
+        if check.rule.startswith("pass@k.delta >= -"):
+            return f"no loss beyond {100 * abs(float(check.rule.split()[-1])):g} points at any judged k: {change}"
+    return f"every rule held: {change}"
 
 
 def as_json(judgements: Sequence[Judgement], rules: GateConfig | None = None) -> dict[str, Any]:
@@ -245,6 +248,8 @@ def read_comparison(path: Path) -> dict[str, Any]:
         OdevalError: The file is something else.
     """
     file = path / "comparison.json" if path.is_dir() else path
+    if file.is_file() and file.suffix != ".json":
+        raise CannotJudge(f"{file}: alone says nothing of a loss; name --baseline RUN or --teacher RUN")
     if not file.exists():
         raise CannotJudge(f"{file}: no comparison here; make one with `odeval compare BASELINE CANDIDATE --out {file}`")
     content = read_json(file)

@@ -39,12 +39,14 @@ def overlap(baseline: Counts, candidate: Counts, rate: float = 0.05) -> Overlap:
         rate: False discovery rate within the lost, and within the gained.
 
     Returns:
-        See Overlap. A prompt never solved in a few samples may still be solvable: hence the tests.
+        See Overlap. A prompt never solved in a few samples may still be solvable: hence the tests. A prompt that
+        one of the runs has no graded completion of is in none of the four sets.
 
     Source:
         Fisher's exact test per prompt; Benjamini and Hochberg 1995 over prompts.
     """
-    old, new = baseline.c > 0, candidate.c > 0
+    asked = (baseline.n > 0) & (candidate.n > 0)
+    old, new = (baseline.c > 0)[asked], (candidate.c > 0)[asked]
     p_lost = fisher_less(baseline, candidate)
     p_gained = fisher_less(candidate, baseline)
     return Overlap(

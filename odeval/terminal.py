@@ -108,6 +108,14 @@ def print_verdict(judgements: Sequence[Judgement], color: bool | None = None) ->
         console.print()
 
 
+def print_trust(comparison: dict[str, Any]) -> None:
+    """Print what makes a comparison less believable; nothing when nothing does."""
+    console = Console(highlight=False, width=_width())
+    for row in comparison["trust"]:
+        if row["status"] in ("warn", "block"):
+            console.print(Text(f"! {visible(row['check'])}: {visible(row['detail'])}", style="yellow"))
+
+
 def print_comparison(comparison: dict[str, Any]) -> None:
     """Print each pair's pass@k curve with its paired difference and band."""
     console = Console(highlight=False, width=_width())
@@ -128,6 +136,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
             f"solved by both {solved['both']}, only by {visible(pair['baseline'])} {solved['baseline_only']}, "
             f"only by {visible(pair['candidate'])} {solved['candidate_only']}, by neither {solved['neither']}\n"
         )
+    print_trust(comparison)
 
 
 def print_plan(plan: dict[str, Any]) -> None:

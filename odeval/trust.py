@@ -6,6 +6,7 @@ A check is "ok", "warn" or "block"; a blocked comparison has no verdict. A check
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ Status = Literal["ok", "warn", "block", "unknown"]
 FEW_PROMPTS, TOO_FEW_PROMPTS = 100, 50
 _TRUNCATED = 0.02
 _UNGRADED = 0.02
+_DEEPER = 4  # a stored baseline is paid for once and used often: its noise should not be what decides
 _COPIED = 1e-6  # p value under which a stream is called a copy
 _CHANCE = 1e-4  # one-sided probability under which repeats are called suspicious
 
@@ -99,6 +101,18 @@ def examine(runs: list[Measured]) -> list[Trust]:
         _distribution(runs),
         _entropy(sampled),
     ]
+
+
+def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> list[Trust]:
+    """Warn of a stored baseline (counts) with fewer samples per prompt than 4 times a candidate's."""
+    n = int(baseline.counts["n"].min())
+    deepest = max(candidates, key=lambda run: int(run.counts["n"].max()))
+    wanted = _DEEPER * int(deepest.counts["n"].max())
+    if not baseline.completions.empty or n >= wanted:
+        return []
+    text = f"{baseline.label}: {n} samples a prompt, under {_DEEPER} times the {wanted // _DEEPER} of {deepest.label}"
+    advice = "its own noise is in every difference; it is paid for once, so sample it deeper"
+    return [Trust("Depth of the stored baseline", "warn", f"{text}; {advice}")]
 
 
 def as_rows(checks: list[Trust]) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats as distributions
 
-from odeval.audit import AuditConfig, audit
+from odeval.audit import AuditConfig, _after, audit
 from odeval.cli import run
 from odeval.errors import OdevalError
 from odeval.looks import spending
 from odeval.terminal import stages
+from odeval.types import Check, Judgement
 
 
 def config(teacher: Path, student: Path, out: Path, **options: object) -> AuditConfig:
@@ -106,24 +107,23 @@ def test_clear_failures_stop_at_the_first_look(teacher_folder: Path, student_fol
     assert "confirmed with fresh samples" in judgements[0].headline
 
 
-def test_a_failure_that_does_not_come_again_is_not_a_failure(
-    teacher_folder: Path, student_folder: Path, tmp_path: Path, monkeypatch
-) -> None:
-    from odeval import audit as module
+def judged(**verdicts: str) -> Judgement:
+    checks = tuple(
+        Check(name, word, "fail", against="", value=0.0, low=0.0, high=0.0, unit="share", detail="d", why="")
+        for name, word in verdicts.items()
+    )
+    verdict = "FAIL" if "FAIL" in verdicts.values() else "PASS"
+    return Judgement(candidate="c", verdict=verdict, headline="worse", diagnosis="COLLAPSE", checks=checks)
 
-    verdicts = iter(["FAIL", "PASS"])
-    real = module.judge
 
-    def judge_once(*arguments, **options):
-        from dataclasses import replace
-
-        word = next(verdicts)
-        return [replace(item, verdict=word) for item in real(*arguments, **options)]
-
-    monkeypatch.setattr(module, "judge", judge_once)
-    _, judgements, _ = ran(config(teacher_folder, student_folder, tmp_path / "out", confirm=True))
-    assert judgements[0].verdict == "INCONCLUSIVE"
-    assert "failed once, but not again" in judgements[0].headline
+def test_a_failure_that_does_not_come_again_is_not_a_failure() -> None:
+    once = _after(judged(curve="FAIL", retention="PASS"), judged(curve="PASS", retention="FAIL"))
+    assert (once.verdict, once.diagnosis) == ("INCONCLUSIVE", "")
+    assert [check.verdict for check in once.checks] == ["INCONCLUSIVE", "PASS"]
+    assert once.headline == "failed once, but not again with fresh samples: worse"
+    partly = _after(judged(curve="FAIL", retention="FAIL"), judged(curve="FAIL", retention="PASS"))
+    assert (partly.verdict, partly.diagnosis) == ("FAIL", "COLLAPSE")
+    assert [check.verdict for check in partly.checks] == ["FAIL", "INCONCLUSIVE"]
 
 
 def test_looks_that_do_not_end_with_n(tmp_path: Path) -> None:

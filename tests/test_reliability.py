@@ -142,7 +142,11 @@ def test_nothing_changed_discovers_nothing_most_of_the_time() -> None:
 
 def test_fisher_is_one_where_a_run_is_empty() -> None:
     zero, some = Counts(np.array([0]), np.array([0])), Counts(np.array([8]), np.array([8]))
-    assert overlap(some, zero).p_lost.tolist() == [1.0]
+    found = overlap(some, zero)
+    assert found.p_lost.tolist() == [1.0]
+    assert (found.both, found.baseline_only, found.candidate_only, found.neither) == (0, 0, 0, 0), (
+        "not asked is not lost"
+    )
     assert benjamini_hochberg(np.zeros(0), 0.05).size == 0
 
 

@@ -35,7 +35,7 @@ def audits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
         "baseline only": audited(folder / "start", {"faithful": "faithful"}, teacher=False, prompts=60, n=8),
         "not scored": audited(folder / "plain", {"close": "close"}, tokens=False, prompts=60, n=8),
         "one k": audited(folder / "k", {"close": "close"}, prompts=40, n=4, ks=(1,)),
-        "older": older(audited(folder / "old", {"a": "close", "b": "collapsed"}, prompts=40, n=4)),
+        "older": older(several),
         **{f"{name}, whole": whole(made) for name, made in (("one", one), ("several", several))},
     }
 

@@ -132,18 +132,20 @@ def test_an_audit_killed_at_random_moments(teacher_folder: Path, student_folder:
 
 def test_an_interrupt_is_one_line_and_a_second_process_waits_outside(teacher_folder: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
-    arguments = ["sample", str(teacher_folder), *questions(tmp_path, 100), "--n", "64", "--out", str(out)]
+    arguments = ["sample", str(teacher_folder), *questions(tmp_path, 100), "--n", "2048", "--out", str(out)]
     process = start(arguments, log)
     try:
         while process.is_alive() and not list(out.glob("samples/*.parquet")):
             time.sleep(0.005)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)  # however slow the second one starts, the first is not done
         with pytest.raises(OdevalError, match="run: another odeval process is writing it; wait for it to end"):
             RunFolder(out).lock().__enter__()
         second = start(arguments, tmp_path / "second")
         second.join(60)
         assert second.exitcode == 2
-        assert process.pid is not None
         os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGCONT)
         process.join(60)
     finally:
         process.kill()

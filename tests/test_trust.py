@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from synthetic import draws, write_run
 
+from odeval.cli import run
 from odeval.measure import measure
 from odeval.trust import copied_streams, examine, excess_repeats
 
@@ -89,3 +90,18 @@ def test_what_was_not_checked_is_not_ok(tmp_path: Path) -> None:
     found = statuses(write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0)))
     assert found["Prompts"] == "ok"
     assert found["Repeats no more than chance, run"] == "unknown"
+
+
+def test_a_stored_baseline_should_be_deeper_than_what_is_judged_by_it(tmp_path: Path, capsys) -> None:
+    def counts(name: str, n: int) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(f'{{"id": "q{i}", "n": {n}, "c": {n // 2}}}\n' for i in range(120)))
+        return path
+
+    new, shallow, deep = counts("new.jsonl", 16), counts("shallow.jsonl", 63), counts("deep.jsonl", 64)
+    assert run(["gate", str(new), "--baseline", str(shallow)]) == 0
+    assert "! Depth of the stored baseline: shallow: 63 samples a prompt, under 4 times the 16 of new; " in (
+        capsys.readouterr().out
+    )
+    assert run(["gate", str(new), "--baseline", str(deep)]) == 0
+    assert "Depth" not in capsys.readouterr().out

@@ -113,7 +113,7 @@ def _counts(wanted: _Wanted) -> str:
     from odeval.commands.importing import export as export_counts
 
     export_counts("counts", wanted.source, out=wanted.out)  # prints its own line
-    return "compare with it by `odeval gate CANDIDATE --baseline`"
+    return f"compare with it by `odeval gate CANDIDATE --baseline {wanted.out}`"
 
 
 EXPORTS: dict[str, Callable[[_Wanted], str]] = {

@@ -67,7 +67,12 @@ def gate(
     from odeval.gate import exit_code, overall
     from odeval.integrations.judging import judge_paths
     from odeval.integrations.publishing import Outlets
-    from odeval.terminal import print_verdict
+    from odeval.terminal import print_trust, print_verdict
+
+    def show() -> None:
+        print_verdict(judged.judgements)
+        for comparison in judged.comparisons.values():
+            print_trust(comparison)
 
     settings = CompareSettings(parse_ks(ks), allow_mismatch=tuple(allow_mismatch or ()))
     outlets = Outlets(junit, metrics, github, out, strict, json)
@@ -75,7 +80,7 @@ def gate(
         judged = judge_paths(candidate, baseline, teacher, rules, settings)
         if out is not None:
             _write(out, judged.comparisons, judged.verdict)
-        emit(judged.verdict, None, json, lambda: print_verdict(judged.judgements))
+        emit(judged.verdict, None, json, show)
     outlets.publish(judged)
     return exit_code(overall(judged.judgements), strict)
 

@@ -197,13 +197,14 @@ def score(
 def _audit(config: Any, strict: bool, quiet: bool, as_json: bool) -> int:
     from odeval.audit import audit
     from odeval.gate import exit_code, overall
-    from odeval.terminal import print_verdict, stages
+    from odeval.terminal import print_trust, print_verdict, stages
 
     with stages(quiet) as stage:
-        _, judgements, page = audit(config, stage)
+        comparison, judgements, page = audit(config, stage)
     if as_json:
         print((config.out / "verdict.json").read_text(encoding="utf-8"), end="")
     else:
         print_verdict(judgements)
+        print_trust(comparison)
         print(f"report: {page}")
     return exit_code(overall(judgements), strict)
