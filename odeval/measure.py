@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
+from odeval.completions import load_completions as load_completions
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
 from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
 from odeval.metrics.tokens import blocks, combined
-from odeval.store import RunFolder, read_part
+from odeval.store import RunFolder
 from odeval.types import TRAJECTORIES, PerPrompt, Prompt
 
 THRESHOLDS = (0.672, 0.8, 1.0)  # nats: arXiv 2506.01939, and the two of arXiv 2603.07079
@@ -138,70 +135,3 @@ def entropy_quantile(run: RunFolder, share: float) -> float:
     for tokens in blocks(run, "teacher"):
         counted += survival(tokens, edges)["teacher"]
     return float(edges[np.searchsorted(np.cumsum(counted), share * counted.sum())]) if counted.any() else math.nan
-
-
-def load_completions(run: RunFolder) -> pd.DataFrame:
-    """Join samples with grades, without the texts.
-
-    Returns:
-        Frame sorted by (prompt_id, sample_id); `correct` is 1.0, 0.0 or NaN.
-    """
-    columns = ["prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason"]
-    frames = []
-    for table in run.iterate(run.samples, columns):
-        tokens = table["token_ids"].combine_chunks()
-        known = tokens.null_count == 0
-        frames.append(
-            pd.DataFrame(
-                {
-                    "prompt_id": table["prompt_id"].to_pylist(),
-                    "sample_id": table["sample_id"].to_numpy(),
-                    "seed": table["seed"].to_pylist(),
-                    "finish_reason": table["finish_reason"].to_pylist(),
-                    "num_tokens": pa.compute.list_value_length(tokens).to_numpy(zero_copy_only=False)
-                    if known
-                    else np.nan,
-                    "logprob": _list_sums(table["logprobs"].combine_chunks()),
-                    "digest": _token_digests(tokens) if known else _text_digests(table["completion"].to_pylist()),
-                }
-            )
-        )
-    samples = pd.concat(frames, ignore_index=True)
-    grades = read_part(run.grades)
-    graded = pd.DataFrame(
-        {
-            "prompt_id": grades["prompt_id"].to_pylist(),
-            "sample_id": grades["sample_id"].to_numpy(),
-            "correct": grades["correct"].cast(pa.float64()).to_numpy(zero_copy_only=False),
-            "answer": grades["answer"].to_pylist(),
-            **({"reward": grades["reward"].to_numpy(zero_copy_only=False)} if "reward" in grades.column_names else {}),
-        }
-    )
-    joined = samples.merge(graded, on=["prompt_id", "sample_id"], how="left", validate="one_to_one")
-    return joined.sort_values(["prompt_id", "sample_id"], ignore_index=True)
-
-
-def _list_sums(lists: pa.ListArray) -> np.ndarray:
-    """Sum each list; NaN where it is null."""
-    values, offsets = lists.values.to_numpy().astype(np.float64), lists.offsets.to_numpy()
-    running = np.concatenate([[0.0], np.cumsum(values)])
-    sums: np.ndarray = running[offsets[1:]] - running[offsets[:-1]]
-    sums[lists.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return sums
-
-
-def _token_digests(tokens: pa.ListArray) -> list[int]:
-    values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
-    return [_digest(values[start:end].tobytes()) for start, end in pairwise(offsets)]
-
-
-def _text_digests(texts: Sequence[str | None]) -> list[int]:
-    """A completion that is missing is no copy of another that is missing."""
-    return [
-        _digest(b"missing %d" % row if text is None else b"text " + text.encode(errors="surrogatepass"))
-        for row, text in enumerate(texts)
-    ]
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

@@ -15,7 +15,7 @@ from odeval.errors import OdevalError
 from odeval.metrics.hypergeometric import at_least
 from odeval.types import PerPrompt
 
-_VOTES = 2**22  # votes held at once
+_VOTES = 2**19  # votes held at once
 
 
 def pass_hat_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:
@@ -144,7 +144,11 @@ def majority_at_k(completions: pd.DataFrame, ks: Sequence[int], draws: int = 100
     Source:
         Wang et al. 2022, self-consistency, https://arxiv.org/abs/2203.11171; the tie rule is ours.
     """
-    graded = completions.dropna(subset=["correct"]).sort_values(["prompt_id", "sample_id"], kind="stable")
+    graded = (
+        completions[["prompt_id", "sample_id", "answer", "correct"]]
+        .dropna(subset=["correct"])
+        .sort_values(["prompt_id", "sample_id"], kind="stable")
+    )
     sizes = graded.groupby("prompt_id", sort=True).size()
     n, names = sizes.to_numpy(), sizes.index.to_numpy()
     start = np.cumsum(n) - n
