@@ -113,12 +113,12 @@ class Ledger:
         self.completions += len(completions)
         self.tokens_sampled[who] = self.tokens_sampled.get(who, 0) + sum(completions)
         tokens = sum(p + c - 1 for p, c in zip(prompts, completions, strict=True))
-        squares = (
-            sum((p + c - 1) ** 2 for p, c in zip(prompts, completions, strict=True)) // 2
-        )  # from a cache, half of it
+        squares = sum((p + c - 1) ** 2 for p, c in zip(prompts, completions, strict=True))
         for model in ("student", "teacher") if who == "mixed" else (who,):
             if model in self._shapes:
-                self._add("rollout", self._shapes[model].forward(tokens, squares, sum(completions)))
+                shape = self._shapes[model]
+                cached = 2 * shape.attention * squares  # from a cache, a token looks back only
+                self._add("rollout", shape.forward(tokens, 0, sum(completions)) + cached)
 
     def trained(self, rows: int, width: int, predicted: int, passes_of_teacher: int = 1) -> None:
         """Count one forward and backward pass over a padded batch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ class Pair:
         self.teacher.model.requires_grad_(False)
         self._adapted: Any = _with_adapters(self.student, config) if config.use_peft else None
         if config.gradient_checkpointing:
-            self.student.model.gradient_checkpointing_enable({"use_reentrant": False})
+            model = self.student.model
+            enable = getattr(
+                model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
+            )  # its new name
+            enable({"use_reentrant": False})
         own = self.student.model.named_parameters()
         self.trainable: Named = {name: parameter for name, parameter in own if parameter.requires_grad}
 
@@ -79,7 +84,8 @@ def _with_adapters(student: HfModel, config: TrainConfig) -> Any:
         r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, task_type="CAUSAL_LM",
         target_modules=list(wanted) if isinstance(wanted, tuple) else wanted or "all-linear",
     )  # fmt: skip
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, not the user's concern
         torch.manual_seed(config.seed)  # the adapters start at random
         try:
             return peft.get_peft_model(student.model, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,17 +66,22 @@ class Run:
             self.probe.restore(state["probe"])
         return step
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint of the state before a step."""
-        if self.ranks.rank == 0:
+    def before(self, step: int) -> dict[str, Any] | None:
+        """What a step changes before its loss is known, taken before it; None where no checkpoint is due."""
+        if step == self.start or step % self.config.save_steps:
+            return None
+        return {"teacher_completions": self.rollouts.state(), "ledger": self.ledger.state()}
+
+    def save(self, step: int, before: dict[str, Any] | None) -> None:
+        """Write a checkpoint of the state before a step, whose loss turned out to be finite."""
+        if before is not None and self.ranks.rank == 0:
             with self.ledger.phase("checkpoint"):
                 state = {
                     "trainable": self.pair.tensors(),
                     "optimizer": self.optimizer.state_dict(),
-                    "teacher_completions": self.rollouts.state(),
-                    "ledger": self.ledger.state(),
                     "entropy_at_start": self.entropy_at_start,
                     "probe": self.probe.state() if self.probe else None,
+                    **before,
                 }
                 write_checkpoint(self.out, step, state, self.config)
 

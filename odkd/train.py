@@ -71,7 +71,7 @@ def _loop(run: Run, watch: Watch) -> None:
     if run.probe and run.start == 0:
         run.probe.measure(0, ranks, run.log, ledger)  # the start, which later probes are compared with
     for step in range(run.start, config.max_steps):
-        now = config.at(step)
+        now, before = config.at(step), run.before(step)
         torch.manual_seed(completion_seed(config.seed, "dropout", f"step {step}", ranks.rank))
         with ledger.phase("rollout"):
             student.eval()  # dropout belongs to the update, not to what is sampled
@@ -84,8 +84,7 @@ def _loop(run: Run, watch: Watch) -> None:
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf).item()
             told = twins.row(ranks)
         run.gradient_is_finite(step, batches, told["loss"], norm)
-        if step > run.start and step % config.save_steps == 0:
-            run.save(step)  # the state before this update, whose loss was finite
+        run.save(step, before)
         rate = config.learning_rate * schedule(config, step)
         for group in run.optimizer.param_groups:
             group["lr"] = rate

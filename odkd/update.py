@@ -111,8 +111,9 @@ def accumulate(
             hidden = pair.student.hidden(at.ids, at.mask)[at.predicting]
             with torch.no_grad():
                 teacher_hidden = pair.teacher.hidden(at.ids, at.mask)[at.predicting]
-        leaf = hidden.detach().requires_grad_(True)
-        for chunk in _chunks(len(hidden), pair.student.vocab_size):
+        chunks = _chunks(len(hidden), pair.student.vocab_size)
+        leaf = hidden.detach().requires_grad_(True) if len(chunks) > 1 else hidden
+        for chunk in chunks:
             with _precision(now, device):
                 student_logits = pair.student.logits_at(leaf[chunk])
                 with torch.no_grad():
@@ -125,7 +126,8 @@ def accumulate(
                 per_token = per_token * (log_q - known.rollout_logprob).exp()
             torch.autograd.backward(per_token.sum() / denominator)
             twins.add(student_logits, teacher_logits, known.token_ids, known.rollout_logprob, per_token)
-        torch.autograd.backward(hidden, leaf.grad)
+        if leaf is not hidden:
+            torch.autograd.backward(hidden, leaf.grad)
         rows, width = at.ids.shape
         ledger.trained(rows, width, len(at.token_ids), 1 + surveyed)
     ranks.sum_gradients(pair.trainable.values())
