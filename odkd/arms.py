@@ -57,7 +57,7 @@ def run_job(job: Job) -> dict[str, Any] | None:
     """
     import torch
 
-    torch.set_num_threads(1)  # the study takes a core for each process
+    torch.set_num_threads(1)  # a core for each process, and the same numbers whatever their number
     account = None
     if job.settings is not None:
         from odkd.train import train

@@ -18,6 +18,7 @@ from odeval.engines.hf import HfEngine
 from odeval.errors import OdevalError
 from odeval.gate import as_json, judge
 from odeval.grading import grade
+from odeval.rules import parse_rule
 from odeval.sampling import sample
 from odeval.store import RunFolder
 from odeval.tasks import load_task
@@ -48,6 +49,8 @@ class Probe:
         self._config, self._pair = config, pair
         self._engines = {"student": student, "teacher": teacher}
         self._rules = load_yaml(Path(config.rules), GateConfig) if config.rules else None
+        for rule in self._rules.rules if self._rules else ():
+            parse_rule(rule, str(config.rules))  # a mistake in it is told before anything is sampled
         self._task = probe_task(config)
         self._folder = Path(config.output_dir) / "probes"
         self.best: dict[str, Any] | None = None

@@ -20,7 +20,7 @@ prompt as one (would other prompts?). The start and the teacher are sampled anew
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -98,13 +98,10 @@ def run_study(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     rules = load_yaml(study.rules, GateConfig) if study.rules else None
     ledgers: dict[str, list[dict[str, Any]]] = {name: [] for name in study.arms}
     workers = min(study.jobs or os.cpu_count() or 1, len(jobs))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(run_job, job): job for job in jobs}
-        for done in as_completed(waiting):
-            job, account = waiting[done], done.result()
-            if account is not None:
-                ledgers[job.name].append(account)
-            tell(f"{job.name} seed {job.seed}: done")
+    for job, account in _done(jobs, workers):
+        if account is not None:
+            ledgers[job.name].append(account)
+        tell(f"{job.name} seed {job.seed}: done")
     comparisons = {by: _compare(study, by) for by in CLUSTERS}
     judgements = judge(comparisons["prompt"], rules, str(study.rules or "default rules"))
     write_json(study.out / "comparison.json", comparisons["prompt"])
@@ -120,6 +117,16 @@ def run_study(path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
     }  # fmt: skip
     write_json(study.out / "study.json", found)
     return found
+
+
+def _done(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any] | None]]:
+    """Do every job, in processes of their own where there are cores for several; yields what is done."""
+    if workers == 1:
+        yield from ((job, run_job(job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(run_job, job): job for job in jobs}
+        yield from ((waiting[done], done.result()) for done in as_completed(waiting))
 
 
 def _jobs(study: Study, where: str) -> list[Job]:

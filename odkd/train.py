@@ -28,7 +28,7 @@ from odkd.diagnostics import Twins
 from odkd.ranks import this_rank
 from odkd.rollout import training_prompts
 from odkd.run import Run, is_finished
-from odkd.update import accumulate
+from odkd.update import accumulate, objective_of
 
 Watch = Callable[[dict[str, Any], int], None]
 
@@ -91,14 +91,15 @@ def _loop(run: Run, watch: Watch) -> None:
         with ledger.phase("update"):
             run.optimizer.step()
 
-        on_policy = batches[0].source in ("student", "mixed")
+        source = batches[0].source
+        name, on_policy = objective_of(now, source), source in ("student", "mixed")
         ledger.updates, ledger.on_policy_updates = step + 1, ledger.on_policy_updates + on_policy
         if on_policy and run.entropy_at_start is None:
             run.entropy_at_start = told["student_entropy"]
         drift = told["student_entropy"] - run.entropy_at_start if on_policy and run.entropy_at_start else None
-        if now.objective.startswith("topk_") and now.loss_temperature == 1:
-            told["tail_gap"] = told[now.objective.removeprefix("topk_")] - told["loss"]
-        row = {"step": step, "source": batches[0].source, "objective": now.objective, **told, "entropy_drift": drift}
+        if name.startswith("topk_") and now.loss_temperature == 1:
+            told["tail_gap"] = told[name.removeprefix("topk_")] - told["loss"]
+        row = {"step": step, "source": source, "objective": name, **told, "entropy_drift": drift}
         row["on_policy_fraction"] = ledger.on_policy_updates / ledger.updates
         row |= {"grad_norm": norm, "learning_rate": rate}
         if run.log:

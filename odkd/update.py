@@ -26,7 +26,7 @@ from odkd.losses import Sampled
 from odkd.models import Pair
 from odkd.objectives import loss_of, objective
 from odkd.ranks import Ranks
-from odkd.rollout import Batch
+from odkd.rollout import Batch, Source
 
 CHUNK_LOGITS = 2**25  # of one model, held at once
 
@@ -92,7 +92,7 @@ def accumulate(
         twins: Filled with the update's diagnostics.
         ledger: Told what it cost.
     """
-    name = now.objective if batches[0].source in ("student", "mixed") else now.off_policy_objective or now.objective
+    name = objective_of(now, batches[0].source)
     device = pair.student.device
     placed = [positions(batch, device) for batch in batches]
     denominator = int(ranks.sum(torch.tensor([sum(len(at.token_ids) for at in placed)], device=device)))
@@ -131,6 +131,11 @@ def accumulate(
         rows, width = at.ids.shape
         ledger.trained(rows, width, len(at.token_ids), 1 + surveyed)
     ranks.sum_gradients(pair.trainable.values())
+
+
+def objective_of(now: TrainConfig, source: Source) -> str:
+    """Name the objective of a step by who wrote its completions."""
+    return now.objective if source in ("student", "mixed") else now.off_policy_objective or now.objective
 
 
 def _survey(
