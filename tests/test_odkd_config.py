@@ -153,7 +153,9 @@ def test_every_setting_of_the_installed_trl_is_known() -> None:
     from transformers import TrainingArguments
 
     known = set(TrainConfig.model_fields) | HARMLESS | set(ONLY) | set(ALIASES) | {"use_cpu"}
-    for kind in (TrainingArguments, trl.DistillationConfig, trl.ModelConfig):
+    from trl.experimental.gkd import GKDConfig
+
+    for kind in (TrainingArguments, trl.DistillationConfig, trl.ModelConfig, GKDConfig):
         assert {entry.name for entry in dataclasses.fields(kind)} <= known, kind
 
 
