@@ -30,6 +30,7 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "plan": (_JUDGE, "Tell what a gate will see, before the samples are paid for"),
     "report": (_JUDGE, "Render a comparison and its verdict as one self-contained page"),
     "plot": (_PLOT, "Draw one figure to SVG, PNG or PDF, with its numbers as CSV beside it"),
+    "show": ("odeval.commands.showing", "List the prompts a candidate lost, and the branches it dropped"),
     "import": (_IMPORT, "Read another tool's log into a run folder; never guesses what is right"),
     "export": (_EXPORT, "Write a run or a verdict for other tools: counts, model card, Every Eval Ever, …"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),

@@ -120,7 +120,7 @@ def test_an_unexpected_error_is_four_and_never_a_verdict(tmp_path: Path, monkeyp
 def test_the_list_of_verbs_is_frozen() -> None:
     """Scripts of users depend on these names."""
     assert set(VERBS) == {
-        "demo", "audit", "sample", "grade", "score", "compare", "gate", "plan", "report", "plot", "import",
+        "demo", "audit", "sample", "grade", "score", "compare", "gate", "plan", "report", "plot", "show", "import",
         "export", "tasks", "env",
     }  # fmt: skip
 
