@@ -63,8 +63,8 @@ def print_branches(pair: dict[str, Any], most: int) -> None:
     console.print(table)
     console.print(
         Text(
-            "lost: share of the teacher's completions of the prompt that are right and go this way, which the student's "
-            "would not",
+            "lost: share of the teacher's completions of the prompt that are right and go this way, "
+            "which the student's would not",
             "dim",
         )
     )
