@@ -196,6 +196,7 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
         "metrics": metrics,
         "families": _families(run, prompt_ids, ks, settings.confidence),
+        "bounds": _bounds(run, prompt_ids, settings.confidence),
         "extrapolation": _extrapolation(counts_of(run, prompt_ids)),
         "thresholds": run.thresholds,
         "survival": _survival(run),
@@ -219,6 +220,22 @@ def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confi
             "label": family.label, "unit": family.unit, "grid_unit": family.grid_unit, "source": family.source,
             "grid": [metric.grid[j] for j in used], **columns([items[j] for j in used]),
         }  # fmt: skip
+    return found
+
+
+def _bounds(run: Measured, prompt_ids: Sequence[str], confidence: float) -> dict[str, Any]:
+    """What top-K log-probabilities prove: the truth lies between low and high, whatever the unseen tokens were."""
+    found: dict[str, Any] = {}
+    for trajectory, sums in run.bounds.items():
+        table: dict[str, Any] = {"label": "bounds from top-K log-probabilities, not estimates", "unit": "share"}
+        for name, metric in sums.items():
+            quantity, _, end = name.partition(".")
+            items = estimate(linearise(metric, prompt_ids, clusters(run, prompt_ids)), confidence, (0, 1))
+            table.setdefault(quantity, {"grid": list(metric.grid)})[end] = columns(items)
+            if end == "undecidable":
+                table[quantity]["undecidable_tokens"] = metric.numerator.sum(0).astype(int).tolist()
+                table["tokens"] = int(metric.denominator[:, 0].sum())
+        found[trajectory] = table
     return found
 
 

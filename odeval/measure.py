@@ -14,9 +14,12 @@ from odeval.completions import load_completions as load_completions
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
 from odeval.metrics import FAMILIES, METRICS
+from odeval.metrics.bounded import bound_sums
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
 from odeval.metrics.tokens import blocks, combined
+from odeval.parts import part_columns
+from odeval.schemas import BOUND_COLUMNS
 from odeval.store import RunFolder
 from odeval.types import TRAJECTORIES, PerPrompt, Prompt
 
@@ -40,6 +43,7 @@ class Measured:
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
         families: Family name with @trajectory → PerPrompt with its grid.
         survival: Trajectory → {"teacher", "student"} → token counts per bin of SURVIVAL_EDGES; empty if not scored.
+        bounds: Trajectory → what `bound_sums` finds, for token tables that hold bounds instead of values.
         thresholds: Name → entropy in nats: absolute ones, and the teacher's own 80th percentile for both models.
     """
 
@@ -53,6 +57,7 @@ class Measured:
     families: dict[str, PerPrompt] = field(default_factory=dict)
     survival: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, dict[str, PerPrompt]] = field(default_factory=dict)
 
 
 def measure(run: RunFolder, label: str, threshold: float) -> Measured:
@@ -80,13 +85,25 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
     sums = {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
     contents = {prompt_id: prompt.content for prompt_id, prompt in prompts.items()}
     found = Measured(label, meta, prompts, contents, completions, counts(completions), sums)
-    if run.part_paths(run.tokens("teacher")):
+    scored = {where: parts[0] for where in TRAJECTORIES if (parts := run.part_paths(run.tokens(where)))}
+    bounded = {where for where, path in scored.items() if BOUND_COLUMNS[0] in part_columns(path)}
+    if "teacher" in scored:
         found.thresholds.update({f"{tau:g}": tau for tau in sorted({*THRESHOLDS, threshold})})
-        found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
-    for trajectory in TRAJECTORIES:
-        if run.part_paths(run.tokens(trajectory)):
+        if not bounded:
+            found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
+    for trajectory in scored:
+        if trajectory in bounded:
+            _measure_bounds(run, trajectory, found)
+        else:
             _measure_tokens(run, trajectory, threshold, found)
     return found
+
+
+def _measure_bounds(run: RunFolder, trajectory: str, found: Measured) -> None:
+    """Reduce a trajectory of which only the likeliest tokens are known."""
+    grid = tuple(found.thresholds.values()) or THRESHOLDS
+    parts = [bound_sums(table, grid) for table in run.iterate(run.tokens(trajectory))]
+    found.bounds[trajectory] = {name: combined([part[name] for part in parts]) for name in parts[0]}
 
 
 def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:

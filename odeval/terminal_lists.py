@@ -11,6 +11,10 @@ from rich.text import Text
 
 from odeval.visible import visible
 
+_LOST = (
+    "lost: share of the teacher's completions of the prompt that are right, went this way, and would not with the "
+    "student's probability"
+)
 _SHORT, _TAIL = 40, 32  # characters of a text, and of the end of a context
 
 
@@ -61,13 +65,7 @@ def print_branches(pair: dict[str, Any], most: int) -> None:
             "n/a" if row["lost"] is None else f"{row['lost']:.1%}",
         )
     console.print(table)
-    console.print(
-        Text(
-            "lost: share of the teacher's completions of the prompt that are right and go this way, "
-            "which the student's would not",
-            "dim",
-        )
-    )
+    console.print(Text(_LOST, "dim"))
 
 
 def _names(pair: dict[str, Any]) -> str:

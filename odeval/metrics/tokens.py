@@ -83,22 +83,22 @@ class TokenBlock:
 
 def block(table: pa.Table) -> TokenBlock:
     """Flatten one part of tokens/."""
-    table = table.combine_chunks()
-    column = table["teacher_entropy"].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    lengths = np.diff(column.offsets.to_numpy())
+    prompt_ids, prompt, sequence, position = layout(table, "teacher_entropy")
+    values = {name: flat(table[name]) for name in TOKEN_COLUMNS}
+    unknown = np.full(len(prompt), np.nan, dtype=np.float32)
+    values |= {name: flat(table[name]) if name in table.column_names else unknown for name in BRANCH_COLUMNS}
+    return TokenBlock(prompt_ids=prompt_ids, prompt=prompt, sequence=sequence, position=position, **values)
+
+
+def layout(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the tokens of a list column belong: prompt ids [P], and prompt, completion and position of each, [N]."""
+    lists = table[column].combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    lengths = np.diff(lists.offsets.to_numpy())
     names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
-    values = {name: _flat(table[name]) for name in TOKEN_COLUMNS}
-    unknown = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
-    values |= {name: _flat(table[name]) if name in table.column_names else unknown for name in BRANCH_COLUMNS}
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return TokenBlock(
-        prompt_ids=names,
-        prompt=np.repeat(prompt, lengths),
-        sequence=np.repeat(np.arange(len(lengths)), lengths),
-        position=np.arange(len(starts)) - starts,
-        **values,
-    )
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return names, prompt[sequence], sequence, position
 
 
 def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
@@ -107,7 +107,8 @@ def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
         yield block(table)
 
 
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a list column, one after the other."""
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
