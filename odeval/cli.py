@@ -33,6 +33,7 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "show": ("odeval.commands.showing", "List the prompts a candidate lost, and the branches it dropped"),
     "import": (_IMPORT, "Read another tool's log into a run folder; never guesses what is right"),
     "export": (_EXPORT, "Write a run or a verdict for other tools: counts, model card, Every Eval Ever, …"),
+    "doctor": ("odeval.commands.doctor", "Check that an engine samples honestly; exit 0, 1, or 4 if it cannot be told"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),
     "env": (_INFO, "Print versions, for bug reports"),
 }
