@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,18 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import Field, create_model
 
 from odeval.errors import OdevalError
-from odkd.config import TrainConfig, make_config, notes, read_settings, recipe, recipes
 
-app = App(name="odkd", help="On-policy distillation in one readable loop. Audit the result with `odeval audit`.")
+try:
+    from odkd.config import TrainConfig, make_config, notes, read_settings, recipe, recipes
+except ModuleNotFoundError as missing:
+    print(f"error: odkd trains models and needs {missing.name}: pip install 'odeval[train]'", file=sys.stderr)
+    raise SystemExit(2) from missing
+
+app = App(
+    suppress_keyboard_interrupt=False,
+    name="odkd",
+    help="On-policy distillation in one readable loop. Audit the result with `odeval audit`.",
+)
 
 # Every setting is a flag. They stay text here, so that file and flags are checked, and worded, in one place.
 _fields: dict[str, Any] = {
@@ -167,12 +177,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Of the command line; sys.argv when None.
 
     Returns:
-        Exit code: 0, or 2 for a mistake in usage or configuration.
+        Exit code: 0, 2 for a mistake in usage or configuration, 130 when interrupted.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads would spin
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except (OdevalError, CycloptsError) as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
         return error.exit_code if isinstance(error, OdevalError) else 2
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
     return 0
