@@ -107,8 +107,8 @@ def trl_run(folder: Path, callback: Any) -> tuple[list[dict[str, Any]], dict[str
     tokenizer = AutoTokenizer.from_pretrained(START)
     settings = DistillationConfig(
         output_dir=str(folder), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1,
-        use_cpu=True, bf16=False, max_completion_length=8, report_to=[], save_strategy="no", seed=3, gradient_checkpointing=False,
-        disable_tqdm=True, top_k=0, top_p=1.0,
+        use_cpu=True, bf16=False, max_completion_length=8, report_to=[], save_strategy="no", seed=3,
+        gradient_checkpointing=False, disable_tqdm=True, top_k=0, top_p=1.0,
     )  # fmt: skip
     trainer = DistillationTrainer(
         model=AutoModelForCausalLM.from_pretrained(START, dtype="float32"),
