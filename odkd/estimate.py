@@ -18,7 +18,7 @@ from odkd.config import TrainConfig
 from odkd.ranks import this_rank
 from odkd.rollout import training_prompts
 from odkd.train import train, with_steps
-from odkd.update import CHUNK_LOGITS
+from odkd.update import chunk_tokens
 
 _CACHE = 2**30  # what the sampler may take
 _DOUBLES = 8  # tensors of a chunk in float64 that a divergence and its gradient hold at once
@@ -85,7 +85,8 @@ def _memory(config: TrainConfig) -> dict[str, int]:
     other = sum(parameter.numel() * parameter.element_size() for parameter in teacher.model.parameters())
     rows = config.per_device_train_batch_size
     longest = rows * config.max_completion_length
-    chunk = min(CHUNK_LOGITS, longest * student.vocab_size)
+    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    chunk = min(chunk_tokens(student.vocab_size, device), longest) * student.vocab_size
     constant, per_token = student.cache_bytes
     room = rows * (constant + per_token * (config.max_completion_length + 1))
     found = {

@@ -79,7 +79,7 @@ def _loop(run: Run, watch: Watch) -> None:
         with ledger.phase("update"):
             student.train(not config.disable_dropout)
             run.optimizer.zero_grad()
-            twins = Twins(config.entropy_threshold, run.pair.student.device)
+            twins = Twins(config.entropy_threshold, run.pair.student.device, step)
             accumulate(run.pair, batches, now, ranks, twins, ledger)
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf).item()
             told = twins.row(ranks)

@@ -28,7 +28,8 @@ from odkd.objectives import loss_of, objective
 from odkd.ranks import Ranks
 from odkd.rollout import Batch, Source
 
-CHUNK_LOGITS = 2**25  # of one model, held at once
+_CHUNK_LOGITS = (2**18, 2**25)  # of one model, held at once on a CPU and on a GPU
+_CHUNK_TOKENS = 64  # at least: with fewer, adding up the head's gradient costs more than it saves
 
 
 class Positions(NamedTuple):
@@ -41,6 +42,7 @@ class Positions(NamedTuple):
         token_ids: [N] generated tokens.
         rollout_logprob: [N].
         row: [N] of the batch.
+        place: [N] of the token in its completion, from 0.
     """
 
     ids: torch.Tensor
@@ -49,6 +51,7 @@ class Positions(NamedTuple):
     token_ids: torch.Tensor
     rollout_logprob: torch.Tensor
     row: torch.Tensor
+    place: torch.Tensor
 
 
 def positions(batch: Batch, device: torch.device) -> Positions:
@@ -62,6 +65,7 @@ def positions(batch: Batch, device: torch.device) -> Positions:
         batch.ids_BT[batch.generated_BT].to(device),
         batch.logprob_BT[batch.generated_BT].to(device),
         batch.generated_BT.nonzero()[:, 0].to(device),
+        (batch.generated_BT.cumsum(1) - 1)[batch.generated_BT].to(device),
     )
 
 
@@ -111,7 +115,7 @@ def accumulate(
             hidden = pair.student.hidden(at.ids, at.mask)[at.predicting]
             with torch.no_grad():
                 teacher_hidden = pair.teacher.hidden(at.ids, at.mask)[at.predicting]
-        chunks = _chunks(len(hidden), pair.student.vocab_size)
+        chunks = _chunks(len(hidden), pair.student.vocab_size, device.type)
         leaf = hidden.detach().requires_grad_(True) if len(chunks) > 1 else hidden
         for chunk in chunks:
             with _precision(now, device):
@@ -125,7 +129,7 @@ def accumulate(
                 log_q = divergence.log_prob(student_logits, known.token_ids).detach()
                 per_token = per_token * (log_q - known.rollout_logprob).exp()
             torch.autograd.backward(per_token.sum() / denominator)
-            twins.add(student_logits, teacher_logits, known.token_ids, known.rollout_logprob, per_token)
+            twins.add(student_logits, teacher_logits, known[0], known[1], at.place[chunk], per_token)
         if leaf is not hidden:
             torch.autograd.backward(hidden, leaf.grad)
         rows, width = at.ids.shape
@@ -169,7 +173,7 @@ def _ask_teacher(teacher: HfModel, at: Positions, now: TrainConfig) -> tuple[tor
     with _precision(now, at.ids.device):
         hidden = teacher.hidden(at.ids, at.mask)[at.predicting]
     logprob, entropy = [], []
-    for chunk in _chunks(len(hidden), teacher.vocab_size):
+    for chunk in _chunks(len(hidden), teacher.vocab_size, hidden.device.type):
         with _precision(now, at.ids.device):
             logits = _tempered(teacher.logits_at(hidden[chunk]), now)
         logprob.append(divergence.log_prob(logits, at.token_ids[chunk]))
@@ -207,8 +211,13 @@ def _tempered(logits: torch.Tensor, now: TrainConfig) -> torch.Tensor:
     return logits if now.loss_temperature == 1 else logits / now.loss_temperature
 
 
-def _chunks(tokens: int, vocab_size: int) -> list[slice]:
-    size = max(1, CHUNK_LOGITS // vocab_size)
+def chunk_tokens(vocab_size: int, device: str) -> int:
+    """Tokens whose logits are held at once."""
+    return max(_CHUNK_TOKENS, _CHUNK_LOGITS[device == "cuda"] // vocab_size)
+
+
+def _chunks(tokens: int, vocab_size: int, device: str) -> list[slice]:
+    size = chunk_tokens(vocab_size, device)
     return [slice(start, start + size) for start in range(0, tokens, size)]
 
 

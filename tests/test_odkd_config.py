@@ -145,6 +145,7 @@ def test_every_name_has_one_meaning() -> None:
     assert set(ALIASES.values()) <= ours | set(ONLY)
 
 
+@pytest.mark.filterwarnings("ignore:You are importing from .trl.experimental")
 def test_every_setting_of_the_installed_trl_is_known() -> None:
     """Read from the packages themselves, where they are there."""
     import dataclasses
