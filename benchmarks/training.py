@@ -139,8 +139,8 @@ def theirs(folder: Path, steps: int, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
         config = DistillationConfig(
             output_dir=out, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=1e-4, use_cpu=True,
-            bf16=False, max_completion_length=LENGTH, report_to=[], save_strategy="no", seed=seed, gradient_checkpointing=False,
-            disable_tqdm=True, logging_steps=1, beta=1.0, top_k=0, top_p=1.0,
+            bf16=False, max_completion_length=LENGTH, report_to=[], save_strategy="no", seed=seed,
+            gradient_checkpointing=False, disable_tqdm=True, logging_steps=1, beta=1.0, top_k=0, top_p=1.0,
         )  # fmt: skip
 
         def run() -> Any:
