@@ -84,7 +84,8 @@ def parse(content: dict[str, Any], model: type[Model], where: str) -> Model:
 
 
 def _worded(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    first = error.errors()[0]
+    # a misspelt key is both unknown and missing: name what stands there
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         owner = _model_at(model, first["loc"][:-1])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from odeval.audit import AuditConfig
-from odeval.config import resolve
+from odeval.config import GateConfig, load_yaml, resolve
 from odeval.errors import OdevalError
 
 FLAGS = {"students": [Path("s")], "teacher": Path("t"), "task": "countdown", "out": Path("o")}
@@ -49,3 +49,9 @@ def test_the_configuration_an_audit_writes_can_be_read_back(tmp_path: Path) -> N
     path = tmp_path / "audit.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     assert resolve(AuditConfig, {}, path, {})[0] == config
+
+
+def test_a_misspelt_key_is_named_rather_than_the_one_it_hides(tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text('rules:\n- rul: "pass@1.delta >= 0"\n')
+    with pytest.raises(OdevalError, match=r"unknown key 'rul': expected one of .* \(did you mean 'rule'\?\)"):
+        load_yaml(tmp_path / "gate.yaml", GateConfig)
