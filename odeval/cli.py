@@ -7,6 +7,7 @@ Results go to stdout; progress and errors go to stderr.
 from __future__ import annotations
 
 import keyword
+import os
 import sys
 import traceback
 
@@ -32,6 +33,7 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "show": ("odeval.commands.showing", "List the prompts a candidate lost, and the branches it dropped"),
     "import": (_IMPORT, "Read another tool's log into a run folder; never guesses what is right"),
     "export": (_EXPORT, "Write a run or a verdict for other tools: counts, model card, Every Eval Ever, …"),
+    "doctor": ("odeval.commands.doctor", "Check that an engine samples honestly; exit 0, 1, or 4 if it cannot be told"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),
     "env": (_INFO, "Print versions, for bug reports"),
 }
@@ -54,6 +56,9 @@ for _place, (_verb, (_module, _help)) in enumerate(VERBS.items()):
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and turn every outcome into an exit code; an unexpected exception is 4, never 1."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # torch's idle threads would spin, at twice the cost of the work
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return int(result or 0)

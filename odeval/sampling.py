@@ -5,35 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
+from odeval.engines.base import Asked, Engine
 from odeval.errors import OdevalError
 from odeval.store import RunFolder, part_provenance, write_table
 from odeval.tasks.base import Task
-from odeval.types import SAMPLES, Completion, ModelRef, Prompt, SamplingParams
+from odeval.types import SAMPLES, ModelRef, Prompt, SamplingParams
 
 Advance = Callable[[int, int], None]  # (done, total), for a progress bar
 
 _PART_TOKENS = 2**17  # at most this many generated tokens, or one prompt's, are lost when a run is killed
 _PART_ROWS = 4096
-
-
-class Engine(Protocol):
-    """Anything that turns prompts into completions."""
-
-    @property
-    def max_length(self) -> int | None:
-        """Tokens of prompt and completion together that fit; None for no limit."""
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Return a prompt's token ids."""
-
-    def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
-    ) -> list[list[Completion]]:
-        """Return one completion for each seed of each prompt; equal seeds give equal tokens."""
+_ROUNDS = 8  # of an engine's parallel completions in a part: while the last ones end, the others wait
 
 
 def completion_seed(run_seed: int, model: str, prompt_id: str, sample_id: int) -> int:
@@ -44,7 +30,7 @@ def completion_seed(run_seed: int, model: str, prompt_id: str, sample_id: int) -
 
     Args:
         run_seed: The seed the user gave.
-        model: Fingerprint of the weights.
+        model: Fingerprint of the weights; the name where there is none.
         prompt_id: Of the prompt.
         sample_id: 0 … n − 1.
 
@@ -85,11 +71,12 @@ def sample(
     """
     with run.lock():
         described = {"name": task.name, "grader": task.grader}
-        meta = {"model": asdict(model), "task": described, "sampling": asdict(params)}
-        made_from = {**meta, "sampling": {**asdict(params), "n": None}}
+        meta = {"model": asdict(model), "task": described, "sampling": asdict(params), "engine": engine.describe()}
+        made_from = {"model": asdict(model), "task": described, "sampling": {**asdict(params), "n": None}}
         run.check(meta, task.prompts)
-        _check_parts(run, made_from)
-        block = max(1, min(_PART_ROWS, _PART_TOKENS // params.max_tokens) // params.n)
+        _check_parts(run, model, made_from)
+        rows = max(_PART_TOKENS // params.max_tokens, _ROUNDS * engine.parallel)
+        block = max(1, min(_PART_ROWS, rows) // params.n)
         if run.part_paths(run.samples):
             block = run.meta().get("prompts_per_part", block)
         done = run.keys(run.samples)
@@ -107,12 +94,13 @@ def sample(
             advance(min(start + block, len(ids)), len(ids))
 
 
-def _check_parts(run: RunFolder, made_from: dict[str, Any]) -> None:
+def _check_parts(run: RunFolder, model: ModelRef, made_from: dict[str, Any]) -> None:
     """Refuse to add to samples that another run left in the folder."""
     for path in run.part_paths(run.samples):
         old = part_provenance(path)
         same = old.get("sampling") == made_from["sampling"]
-        if not same or old.get("model", {}).get("fingerprint") != made_from["model"]["fingerprint"]:
+        theirs = old.get("model", {})
+        if not same or (theirs.get("fingerprint") or theirs.get("path")) != model.identity:
             raise OdevalError(
                 f"{path}: was sampled with another model or other settings; choose another --out, or delete the folder"
             )
@@ -120,7 +108,7 @@ def _check_parts(run: RunFolder, made_from: dict[str, Any]) -> None:
 
 def _encode(
     engine: Engine, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]], params: SamplingParams
-) -> list[list[int]]:
+) -> list[Asked]:
     """Tokenize what is still to be answered, so that a bad prompt is found before the first completion is paid for."""
     token_ids = [engine.encode(prompt) if ids else [] for prompt, ids in zip(prompts, wanted, strict=True)]
     room = engine.max_length
@@ -139,14 +127,14 @@ def _encode(
 def _sample_block(
     engine: Engine,
     model: ModelRef,
-    work: Sequence[tuple[str, Sequence[int], Sequence[int]]],  # prompt_id, its tokens, sample ids wanted
+    work: Sequence[tuple[str, Asked, Sequence[int]]],  # prompt_id, what is asked, sample ids wanted
     params: SamplingParams,
 ) -> pa.Table:
-    seeds = [[completion_seed(params.seed, model.fingerprint, prompt_id, s) for s in ids] for prompt_id, _, ids in work]
+    seeds = [[completion_seed(params.seed, model.identity, prompt_id, s) for s in ids] for prompt_id, _, ids in work]
     completions = engine.sample([prompt for _, prompt, _ in work], seeds, replace(params, n=1))
     rows = [
-        (prompt_id, sample_id, seed, prompt, c.token_ids, c.logprobs, c.text, c.finish_reason)
-        for (prompt_id, prompt, ids), own_seeds, own in zip(work, seeds, completions, strict=True)
+        (prompt_id, sample_id, seed, c.prompt_token_ids, c.token_ids, c.logprobs, c.text, c.finish_reason)
+        for (prompt_id, _, ids), own_seeds, own in zip(work, seeds, completions, strict=True)
         for sample_id, seed, c in zip(ids, own_seeds, own, strict=True)
     ]
     columns = zip(*rows, strict=True)

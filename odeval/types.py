@@ -121,10 +121,11 @@ class SamplingParams:
 class Completion:
     """One sampled answer, as an engine returns it."""
 
-    token_ids: Sequence[int] | np.ndarray  # includes the stop token: stopping is a decision with an entropy of its own
+    token_ids: Any  # [T] with the stop token: stopping is a decision with an entropy. None where a server gave none
     text: str  # without special tokens
     finish_reason: FinishReason
     logprobs: Sequence[float] | np.ndarray | None = None  # of token_ids under the untruncated model at temperature 1
+    prompt_token_ids: Sequence[int] | None = None  # as the model saw them; None where a server gave none
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,11 @@ class ModelRef:
     fingerprint: str = ""
     vocabulary: str = ""
     template: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells two models apart: the weights' hash, or where no one could hash them the name."""
+        return self.fingerprint or self.path
 
 
 @dataclass(frozen=True, slots=True)

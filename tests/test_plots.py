@@ -64,6 +64,8 @@ def test_runs_differ_without_colour(comparison: dict[str, Any]) -> None:
     looks = list(style.looks(comparison).values())
     assert len(looks) == 2 + style.MOST_CANDIDATES
     assert len({look.marker for look in looks}) == len({look.color for look in looks}) == len(looks)
+    alone = style.looks({**comparison, "runs": comparison["runs"][:6]}, ["more 1"])["more 1"]
+    assert alone == style.looks({**comparison, "runs": comparison["runs"][:6]})["more 1"]
     dashes = [str(look.dash) for look in looks if look.marker not in ("o", "D")]
     assert len(set(dashes)) == len(dashes)
 

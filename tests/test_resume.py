@@ -34,6 +34,7 @@ def command(arguments: list[str], slow: bool, log: Path) -> None:
     fsync = os.fsync
     if slow:
         atomic.os.fsync = lambda descriptor: (fsync(descriptor), time.sleep(0.03))  # type: ignore[assignment]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

@@ -26,9 +26,19 @@ class Echo:
     """Answers with its seed, and counts how often it is asked."""
 
     max_length: int | None = 100
+    parallel = 1
 
     def __init__(self) -> None:
         self.asked: list[tuple[tuple[int, ...], int]] = []
+
+    def ref(self) -> ModelRef:
+        return MODEL
+
+    def describe(self) -> dict[str, object]:
+        return {"name": "echo"}
+
+    def limits(self) -> str:
+        return ""
 
     def encode(self, prompt: Prompt) -> list[int]:
         if prompt.text == "refused":
@@ -43,11 +53,15 @@ class Echo:
         return [
             [
                 Completion(
-                    [seed % 50, 2][: seed % 3], str(seed), ("stop", "length", "error")[seed % 3], [-0.5] * (seed % 3)
+                    [seed % 50, 2][: seed % 3],
+                    str(seed),
+                    ("stop", "length", "error")[seed % 3],
+                    [-0.5] * (seed % 3),
+                    prompt,
                 )
                 for seed in own
             ]
-            for own in seeds
+            for prompt, own in zip(prompts, seeds, strict=True)
         ]
 
 

@@ -43,10 +43,9 @@ def plot(
     if not sources:
         raise OdevalError(f"plot {name}: name a comparison.json, or runs to compare: BASELINE CANDIDATE")
     comparison = _comparison(sources, teacher, ks, tuple(allow_mismatch or ()))
-    if candidate:
-        _keep(comparison, candidate)
+    _check(comparison, candidate or [])
     limits, scope = _rules(sources[0], comparison)
-    paths = [save(name, comparison, path, style, limits, scope) for path in out or [Path(f"{name}.svg")]]
+    paths = [save(name, comparison, path, style, limits, scope, candidate) for path in out or [Path(f"{name}.svg")]]
     print("\n".join(dict.fromkeys(str(path) for written in paths for path in written)))
     return 0
 
@@ -72,14 +71,11 @@ def _comparison(
     return compare(folders, None if teacher is None else open_run(teacher), baseline, settings)
 
 
-def _keep(comparison: dict[str, Any], wanted: list[str]) -> None:
-    """Leave only these candidates in the comparison."""
+def _check(comparison: dict[str, Any], wanted: list[str]) -> None:
     labels = [run["label"] for run in comparison["runs"] if run["role"] == "candidate"]
     for name in wanted:
         if name not in labels:
             raise OdevalError(unknown("candidate", name, labels))
-    comparison["runs"] = [run for run in comparison["runs"] if run["role"] != "candidate" or run["label"] in wanted]
-    comparison["pairs"] = [pair for pair in comparison["pairs"] if pair["candidate"] in wanted]
 
 
 def _rules(source: Path, comparison: dict[str, Any]) -> tuple[list[Any], str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -101,15 +102,17 @@ def audit(
 
 
 def sample(
-    model: Path, /, *, task: str, out: Path, grader: str | None = None,
+    model: str, /, *, task: str, out: Path, grader: str | None = None,
     n: Annotated[int, Parameter(name=["-n", "--n"])] = 64, limit: int | None = None,
     temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_tokens: int | None = None, seed: int = 0,
-    device: str = "auto", quiet: bool = False,
+    engine: str = "hf", device: str = "auto", base_url: list[str] | None = None,
+    endpoint: Literal["completions", "chat"] = "completions", concurrency: int = 32, timeout: float = 600,
+    retries: int = 6, key_variable: str = "", quiet: bool = False,
 ) -> int:  # fmt: skip
     """Draw n completions per prompt into a run folder; a larger n extends the run.
 
     Args:
-        model: Folder in Hugging Face format.
+        model: Folder in Hugging Face format; for the engine server the name it knows the model by.
         task: A built-in task or a prompts file.
         out: The run folder.
         grader: For a prompts file, recorded for `odeval grade`.
@@ -120,9 +123,18 @@ def sample(
         top_k: 0 cuts nothing.
         max_tokens: Per completion; the task's own by default.
         seed: Of the run.
+        engine: hf, vllm or server.
         device: cpu, cuda or auto.
+        base_url: For server: its address up to and with /v1; several for replicas of one model.
+        endpoint: For server: chat asks through its chat template, a plain prompt as one turn of the user's.
+        concurrency: For server: requests in flight.
+        timeout: For server: seconds for one request.
+        retries: For server: how often a request is tried again.
+        key_variable: For server: environment variable that holds its key.
         quiet: No progress.
     """
+    from odeval.engines import open_engine
+    from odeval.engines.base import EngineOptions
     from odeval.sampling import sample
     from odeval.store import RunFolder
     from odeval.tasks import load_task
@@ -130,12 +142,16 @@ def sample(
 
     loaded = load_task(task, grader, limit, max_tokens)
     params = SamplingParams(n, temperature, top_p, top_k, loaded.max_tokens, seed)
-    from odeval.engines.hf import HfEngine
     from odeval.terminal import stages
 
-    engine = HfEngine(model, device)
+    urls = tuple(base_url or ())
+    opened = open_engine(
+        engine, EngineOptions(model, device, urls, endpoint, concurrency, timeout, retries, key_variable)
+    )
+    if limits := opened.limits():
+        print(f"odeval: {limits}", file=sys.stderr)
     with stages(quiet) as stage, stage(f"sample {out.name}") as advance:
-        sample(engine, engine.model.ref(), loaded, params, RunFolder(out), advance)
+        sample(opened, opened.ref(), loaded, params, RunFolder(out), advance)
     print(out)
     return 0
 

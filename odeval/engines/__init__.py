@@ -1,1 +1,37 @@
-"""Who answers: the embedded engine `hf`; later vllm, server and the exact toy oracle."""
+"""Who answers. ENGINES is the index; an engine's libraries are loaded when it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from odeval.engines.base import Engine, EngineOptions
+from odeval.errors import OdevalError, unknown
+
+
+def _hf(options: EngineOptions) -> Engine:
+    from odeval.engines.hf import HfEngine
+
+    return HfEngine(options.model, options.device)
+
+
+def _server(options: EngineOptions) -> Engine:
+    from odeval.engines.server import ServerEngine
+
+    return ServerEngine(options)
+
+
+ENGINES: dict[str, Callable[[EngineOptions], Engine]] = {
+    "hf": _hf,  # the embedded default: any Hugging Face causal LM, in this process
+    "server": _server,  # any OpenAI-compatible server, or several
+}
+
+
+def open_engine(name: str, options: EngineOptions) -> Engine:
+    """Open an engine by name.
+
+    Raises:
+        OdevalError: There is no such engine, or it cannot be opened with these options.
+    """
+    if name not in ENGINES:
+        raise OdevalError(unknown("engine", name, ENGINES))
+    return ENGINES[name](options)

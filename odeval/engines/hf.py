@@ -21,7 +21,7 @@ from odeval.divergence import log_softmax
 from odeval.engines.hf_model import HfModel
 from odeval.engines.sampler import draw, uniforms
 from odeval.errors import OdevalError
-from odeval.types import Completion, Prompt, SamplingParams
+from odeval.types import Completion, ModelRef, Prompt, SamplingParams
 
 _COMPACT_AT = 0.25  # share of rows that must leave for copying the cache to pay
 # With fewer rows a CPU's matrix product sums in another order, and the last elements of a tensor that do not fill a
@@ -60,6 +60,23 @@ class HfEngine:
     def max_length(self) -> int | None:
         """Tokens of prompt and completion together that the model has positions for; None for no limit."""
         return self.model.max_length
+
+    @property
+    def parallel(self) -> int:
+        """Batches are filled from within a part; nothing waits for its last completion."""
+        return 1
+
+    def ref(self) -> ModelRef:
+        """Name the weights; reads them once, to hash them."""
+        return self.model.ref()
+
+    def describe(self) -> dict[str, Any]:
+        """Name the engine, the device and the precision."""
+        return {"name": "hf", "device": self.model.device.type, "dtype": str(self.model.model.dtype).split(".")[-1]}
+
+    def limits(self) -> str:
+        """There are none."""
+        return ""
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Return the prompt's token ids."""
@@ -165,6 +182,7 @@ class HfEngine:
                 text=text,
                 finish_reason="stop" if stopped[row] else "length",
                 logprobs=logprobs[row, : lengths[row]],
+                prompt_token_ids=prompts[batch[row][0]],
             )
             for row, text in enumerate(texts)
         ]

@@ -6,7 +6,7 @@ no global pyplot state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def svg(kind: str, comparison: dict[str, Any], title: str, description: str, **o
 
 def save(
     kind: str, comparison: dict[str, Any], path: Path, style: str = "report", limits: Iterable[Limit] = (),
-    scope: str = "population",
+    scope: str = "population", shown: Sequence[str] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write a figure to .svg, .png or .pdf and its numbers to .csv beside it; a .csv path gets those alone.
 
@@ -108,6 +108,7 @@ def save(
         style: "report", or "paper": 3.25 or 6.75 inches wide, 8 point text, fonts embedded or outlined.
         limits: Rules to draw, where the figure draws rules.
         scope: Which band to draw, where it draws one.
+        shown: Candidates to draw; by default as many as a figure holds.
 
     Returns:
         What was written.
@@ -123,7 +124,7 @@ def save(
         raise OdevalError(f"{path}: a figure is written as {', '.join(FORMATS[:-1])}, its numbers as {FORMATS[-1]}")
     wanted = FIGURES[kind]
     scoped = {"scope": scope} if wanted.judged else {}
-    rows = data.known(wanted.rows(comparison, None, **scoped))
+    rows = data.known(wanted.rows(comparison, shown, **scoped))
     if not rows:
         raise OdevalError(f"figure {kind}: this comparison holds nothing to draw; it needs {wanted.needs}")
     table = path.with_suffix(".csv")
@@ -132,7 +133,7 @@ def save(
         return [table]
     ruled = {"limits": list(limits)} if wanted.judged else {}
     with styled("report" if style == "report" else "paper-wide" if wanted.wide else "paper"):
-        drawing = wanted.draw(comparison, **scoped, **ruled)
+        drawing = wanted.draw(comparison, shown, **scoped, **ruled)
         written = {
             ".svg": lambda: write_text(path, write_svg(drawing, kind, wanted.title, wanted.title, alone=True)),
             ".png": lambda: write_bytes(path, write_png(drawing)),

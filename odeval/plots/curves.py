@@ -93,8 +93,8 @@ def draw_objectives(
     """
     style = looks(comparison, shown)
     pairs = reference_pairs(comparison, list(style))
-    wide = 3 if form().direct else 2
-    columns = min(max(len(pairs), 1), 2 if len(pairs) == 4 and form().width < 700 else wide)
+    wide = 4 if form().width > 700 else 3 if form().direct else 2
+    columns = min(max(len(pairs), 1), 2 if len(pairs) == 4 and wide == 3 else wide)
     rows = max(math.ceil(len(pairs) / columns), 1)
     references = [look for label, look in style.items() if label not in {pair["candidate"] for pair in pairs}]
     drawing = figure(rows * 300 + 66)

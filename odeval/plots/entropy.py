@@ -93,9 +93,9 @@ def draw_retention(comparison: dict[str, Any], shown: Sequence[str] | None = Non
     style = looks(comparison, shown)
     kept = [(look, family) for label, look in style.items() if (family := retention_of(comparison, label))]
     rows = -(-len(kept) // legend_columns())
-    drawing = figure(300 + 18 * rows)
+    drawing = figure(317 + 18 * rows)
     axes = drawing.subplots()
-    margins(drawing, 67, 12, 12 + 20 * rows, 53)
+    margins(drawing, 67, 12, 12 + 20 * rows, 70)
     axes.set(xlabel="threshold τ of a branch point, nats", ylabel="branch points kept, %", ylim=(0, 103))
     if not kept:
         axes.text(0.5, 0.5, "no run is scored", transform=axes.transAxes, ha="center", color=MUTED)
@@ -110,8 +110,21 @@ def draw_retention(comparison: dict[str, Any], shown: Sequence[str] | None = Non
         marks: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": px(5.5)}
         axes.plot(x, value, linestyle=look.dash, linewidth=px(look.width), **marks)
         axes.vlines(x, low, high, color=look.color, linewidth=px(1.2))
-    axes.set_xticks(grid, [f"{value:g}" for value in grid])
+    ticks = _apart(grid)
+    axes.set_xticks(list(ticks), ["\n".join(f"{value:g}" for value in own) for own in ticks.values()])
     return drawing
+
+
+def _apart(grid: Sequence[float]) -> dict[float, list[float]]:
+    """Ticks whose labels would run into each other share one place: place → thresholds."""
+    found: dict[float, list[float]] = {}
+    for value in grid:
+        last = next(reversed(found), None)
+        if last is not None and value - last < 0.09 * (grid[-1] - grid[0]):
+            found[last].append(value)
+        else:
+            found[value] = [value]
+    return found
 
 
 def retention_of(comparison: dict[str, Any], label: str) -> dict[str, Any] | None:

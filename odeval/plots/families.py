@@ -15,9 +15,9 @@ from odeval.plots.style import Look, legend_above, legend_columns, looks
 
 RELIABILITY = {
     "pass_hat_k": "all of k right, %",
-    "g_pass_at_k": "at least half of k right, %",
+    "g_pass_at_k": "≥ half of k right, %",
     "majority_at_k": "commonest of k right, %",
-    "best_of_k": "best-rewarded of k right, %",
+    "best_of_k": "best-rewarded right, %",
 }
 
 
@@ -96,7 +96,7 @@ def draw_exposure(comparison: dict[str, Any], shown: Sequence[str] | None = None
     named = [style[pair["candidate"]] for pair in found]
     drawing = figure(290 + legend_top(named))
     axes = drawing.subplots()
-    margins(drawing, 76, 12, legend_top(named), 54)
+    margins(drawing, 92, 12, legend_top(named), 54)
     legend_above(drawing, named, always=True)
     axes.axhline(0, color=MUTED, linewidth=px(1))
     axes.set(xlabel="tokens of a completion (log scale)", ylabel="error added by the\nstudent's own tokens, %")
@@ -129,7 +129,7 @@ def draw_extrapolation(comparison: dict[str, Any], shown: Sequence[str] | None =
     axes = drawing.subplots()
     margins(drawing, 66, 12, legend_top(named), 54)
     legend_above(drawing, named, always=True)
-    axes.set(xlabel="k, samples per prompt (log scale); dotted: extrapolated", ylabel="pass@k, % of prompts")
+    axes.set(xlabel="k (log scale); dotted: extrapolated", ylabel="pass@k, % of prompts")
     for look, run in found:
         band_line(axes, look, run["pass_at_k"]["k"], run["pass_at_k"])
         further = run["extrapolation"]

@@ -28,11 +28,11 @@ def draw_lost(comparison: dict[str, Any], shown: Sequence[str] | None = None) ->
     pairs = [pair for label in style if (pair := pair_of(comparison, label, "teacher", "baseline"))]
     columns = min(max(len(pairs), 1), 2)
     rows = max(math.ceil(len(pairs) / columns), 1)
-    side = 370 if columns == 1 else 270
+    beside = len(pairs) == 1 and form().direct
+    side = (form().width - (215 if beside else 76)) / columns + 28  # of a square panel and its title
     height = rows * side + 50
     drawing = figure(height)
     panels = drawing.subplots(rows, columns, squeeze=False).ravel()
-    beside = len(pairs) == 1 and form().direct
     margins(drawing, 67, 148 if beside else 9, 34, 54, wide=0.26, high=0.36)
     for axes in panels[len(pairs) :]:
         axes.set_axis_off()

@@ -71,7 +71,8 @@ def looks(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> dic
         for run in comparison["runs"]
         if run["role"] in by_role
     }
-    return found | {name: Look(shortened(name, _LABEL), *_CANDIDATES[place]) for place, name in enumerate(drawn)}
+    places = names if len(names) <= MOST_CANDIDATES else drawn  # drawn alone, a candidate keeps its look
+    return found | {name: Look(shortened(name, _LABEL), *_CANDIDATES[places.index(name)]) for name in drawn}
 
 
 def ends_room() -> float:

@@ -46,9 +46,9 @@ def draw_tokens(comparison: dict[str, Any], shown: Sequence[str] | None = None) 
     room = int((form().width - 24) / _CELL)
     tokens = [] if pair is None else _laid_out(pair["completion"]["pieces"], room)
     lines = max((token.line for token in tokens), default=0) + 1
-    drawing = figure(lines * _LINE + 62)
+    drawing = figure(lines * _LINE + 84)
     axes = drawing.subplots()
-    margins(drawing, 12, 12, 44, 6)
+    margins(drawing, 12, 12, 66, 6)
     axes.set_axis_off()
     axes.set(xlim=(0, room), ylim=(lines, 0))
     if pair is None:
@@ -111,8 +111,10 @@ def _draw(axes: Any, token: _Token, found: dict[str, Any], top: float) -> None:
 def _key(axes: Any, names: Sequence[str], top: float) -> None:
     """Name both strips and their colours, above the text."""
     box = axes.get_window_extent()
+    told = "framed: a branch point that is closed below"
+    axes.text(px(2) / box.width, 1 + px(10) / box.height, told, transform=axes.transAxes, fontsize=px(12), color=LOST)
     for place, (name, colors, word) in enumerate(zip(names, (_BLUE, _ORANGE), ("above", "below"), strict=True)):
-        left, high = px(2 + place * (form().width - 20) / 2) / box.width, px(_LINE - 12) / box.height
+        left, high = px(2 + place * (form().width - 20) / 2) / box.width, px(_LINE + 32) / box.height
         bar, tall = px(44) / box.width, px(10) / box.height
         for step in range(8):
             place_of = (left + step * bar / 8, 1 + high * 0.45)

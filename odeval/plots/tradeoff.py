@@ -102,7 +102,7 @@ def accept_region(axes: Any, bounds: Sequence[float | None]) -> None:
     if bounds[1] is not None:
         axes.plot((x, right), (y, y), **dotted)
     axes.annotate("accepted by the rules", (right, y), (px(-6), px(5)), textcoords="offset points", color=INK,
-                  ha="right", va="bottom", fontsize=px(12))  # fmt: skip
+                  ha="right", va="bottom", fontsize=px(12), zorder=5, bbox=_halo())  # fmt: skip
 
 
 def _frame(axes: Any, found: Sequence[dict[str, Any]], anchors: Sequence[dict[str, Any]],
@@ -136,7 +136,12 @@ def _name(axes: Any, entries: Sequence[tuple[Any, Sequence[float | None]]]) -> N
         taken.append(own)
         axes.annotate(look.label, at, (px(dx), px(dy) + px(2)), textcoords="offset points", color=look.ink,
                       ha="left" if dx > 0 else "right", parse_math=False, zorder=5,
-                      bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": px(0.5)})  # fmt: skip
+                      bbox=_halo())  # fmt: skip
+
+
+def _halo() -> dict[str, Any]:
+    """What keeps a name readable over lines."""
+    return {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": px(0.5)}
 
 
 def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

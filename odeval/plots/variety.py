@@ -32,7 +32,8 @@ def draw_diversity(comparison: dict[str, Any], shown: Sequence[str] | None = Non
     drawing = figure(len(PARTS) * line + 120 + legend_top(named))
     panels = drawing.subplots(2, 1, gridspec_kw={"height_ratios": (len(PARTS) - 1, 1)})
     room = 216 if form().direct else 170
-    margins(drawing, room, 16, legend_top(named), 54, high=66 / (2 * line))
+    below = 54 if form().direct else 72
+    margins(drawing, room, 16, legend_top(named), below, high=(below + 12) / (2 * line))
     for axes, parts in zip(panels, (PARTS[:-1], PARTS[-1:]), strict=True):
         axes.axvline(0, color=MUTED, linewidth=px(1))
         axes.set_yticks([])
@@ -66,7 +67,8 @@ def _ranges(
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     unit = visible(first[parts[0]]["unit"], 30)
-    axes.set_xlabel(f"change against {against}, {unit}" if unit else f"change against {against}", parse_math=False)
+    words = f"change against {against}, {unit}" if unit else f"change against {against}"
+    axes.set_xlabel(words if form().direct else words.replace(", ", ",\n"), parse_math=False)
 
 
 def varied(comparison: dict[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:

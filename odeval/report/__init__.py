@@ -57,7 +57,7 @@ def _content(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, A
             "diagnosis": visible(one["diagnosis"]),
             "tiles": tiles(comparison, verdict, one),
         }
-        for one in verdict["candidates"]
+        for one in view.ranked(verdict)
     ]
     return {
         "version": visible(str(comparison["provenance"].get("versions", {}).get("odeval", ""))),

@@ -14,7 +14,7 @@ from odeval.report.view import DRAWN, drawn, mark_of, name, parsed, percent, say
 from odeval.visible import visible
 
 _BANDS = 3  # candidates whose own intervals can be drawn over each other
-_ROWS = 20  # lost prompts shown with their texts, over all candidates
+_ROWS = 12  # lost prompts shown with their texts, over all candidates
 _SCOPES = ("population", "benchmark")
 _MORE = 200  # lost prompts named without text
 _SOLVED = ("both", "baseline_only", "candidate_only", "neither")

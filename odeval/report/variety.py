@@ -99,7 +99,7 @@ def _mode(row: dict[str, Any]) -> dict[str, str]:
     upper = shown({"value": row["upper"]}, "share", full=True).text
     return {"answer": visible(str(row["name"]), 120), "teacher": f"{count(row['count'])}/{count(row['n'])}",
             "student": f"0/{count(row['candidate_n'])}", "upper": upper,
-            "prompt_id": visible(str(row["prompt_id"]), 12)}  # fmt: skip
+            "prompt_id": visible(str(row["prompt_id"]), 40)}  # fmt: skip
 
 
 def diversity(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any] | None:
