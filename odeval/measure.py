@@ -134,8 +134,10 @@ def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Me
                 families.setdefault(f"{name}@{trajectory}", []).append(own)
         for model, counted in survival(tokens, SURVIVAL_EDGES).items():
             histograms[model] = histograms.get(model, 0) + counted
-    found.sums.update({name: _whole(combined(own)) for name, own in parts.items()})
-    found.families.update({name: combined(own) for name, own in families.items()})
+    for name in list(parts):  # popped, so that parts and their sum are never all there together
+        found.sums[name] = _whole(combined(parts.pop(name)))
+    for name in list(families):
+        found.families[name] = combined(families.pop(name))
     found.survival[trajectory] = histograms
 
 
