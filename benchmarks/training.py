@@ -48,7 +48,7 @@ VOCAB, PROMPT, LENGTH, BATCH = 4096, 16, 64, 8
 def build(folder: Path) -> None:
     """Two random models whose completions seldom end, and prompts of one length."""
     tokenizer = tiny_tokenizer([f"w{i}" for i in range(VOCAB - 4)], 1024)
-    for name, width, layers, seed in (("student", 128, 2, 0), ("teacher", 256, 4, 1)):
+    for name, width, layers, seed in (("student", 128, 2, 0), ("teacher", 256, 4, 1), ("deep", 320, 8, 2)):
         torch.manual_seed(seed)
         config = LlamaConfig(
             vocab_size=VOCAB, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
@@ -179,7 +179,10 @@ def watching(folder: Path, steps: int) -> list[dict[str, Any]]:
     kept = diagnostics.Twins.add, diagnostics.Twins.row
     diagnostics.Twins.add, diagnostics.Twins.row = timed(kept[0]), timed(kept[1])  # type: ignore[method-assign]
     rows = []
-    cases: dict[str, dict[str, Any]] = {"Llama, vocabulary 4096": settings(folder, "x")}
+    cases: dict[str, dict[str, Any]] = {
+        "2 layers of 128, vocabulary 4096": settings(folder, "x"),
+        "8 layers of 320, vocabulary 4096": settings(folder, "x") | {"model_name_or_path": str(folder / "deep")},
+    }
     for world, length, batch in (("countdown", 19, 32), ("graph_paths", 8, 128)):
         cases[f"embedded {world}"] = settings(folder, "x") | {
             "model_name_or_path": f"embedded:{world}/warm_start", "dataset_name": world,
@@ -230,10 +233,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         build(folder)
-        sizes = {name: HfModel(folder / name, "cpu").model for name in ("student", "teacher")}
+        sizes = {name: HfModel(folder / name, "cpu").model for name in ("student", "teacher", "deep")}
         result["parameters"] = {name: sum(p.numel() for p in model.parameters()) for name, model in sizes.items()}
         del sizes
-        result["diagnostics"] = watching(folder, 4 * options.steps)
+        result["diagnostics"] = watching(folder, 2 * options.steps)
         if importlib.util.find_spec("trl") is None:
             print("trl is not installed: nothing to compare with", file=sys.stderr)
         else:

@@ -19,6 +19,7 @@ from odkd.config import TrainConfig, notes
 from odkd.ledger import Ledger
 from odkd.loggers import Loggers, rows_of
 from odkd.models import Pair
+from odkd.page import write_page
 from odkd.probe import Probe
 from odkd.ranks import Ranks
 from odkd.rollout import Batch, Rollouts
@@ -129,6 +130,7 @@ class Run:
                 "probes": self.probe.summary() if self.probe else None,
                 "provenance": {**provenance(), "command": f"odkd train, {self.config.objective}"},
             }
+            write_page(self.out)
             write_json(self.out / "training.json", record)
         self.ranks.wait()
 

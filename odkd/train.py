@@ -5,7 +5,7 @@ the last checkpoint and ends with the same files.
 
     output_dir/
       config.json, model.safetensors, tokenizer …   the student, in Hugging Face format (adapters in adapter/)
-      log.jsonl, probes.jsonl                       one line per step, one per probe
+      log.jsonl, probes.jsonl, training.html        one line per step, one per probe; their curves
       best/, probes/                                the best probe's student; what was sampled for the probes
       checkpoint-000100/                            to go on from
       settings.json, training.json                  the configuration; when it is done, the ledger and how it ended

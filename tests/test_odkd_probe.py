@@ -52,6 +52,29 @@ def test_a_probe_says_what_odeval_says_about_its_run(probed: Path) -> None:
     assert record["ledger"]["seconds"]["probe"] > 0
 
 
+def test_the_curves_are_drawn_from_the_logs(probed: Path) -> None:
+    from xml.etree import ElementTree
+
+    page = (probed / "training.html").read_text()
+    drawings = [ElementTree.fromstring(part.partition("</svg>")[0] + "</svg>") for part in _svgs(page)]
+    assert len(drawings) == 6
+    (loss,) = drawings[0].iter("polyline")
+    places = [tuple(map(float, point.split(","))) for point in loss.attrib["points"].split()]
+    values = [row["loss"] for row in log_of(probed)]
+    assert len(places) == len(values) == 6
+    top, bottom = 180 - 24 - (180 - 48), 180 - 24
+    assert [y for _, y in places] == pytest.approx(
+        [bottom - (bottom - top) * v / max(values) for v in values], abs=0.06
+    )
+    assert {text.text for text in drawings[-1].iter("text")} >= {"pass@1", "pass@8", "coverage gap@8"}
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+
+
+def _svgs(page: str) -> list[str]:
+    return ["<svg" + part for part in page.split("<svg")[1:]]
+
+
 def test_probes_leave_the_training_alone(probed: Path, tmp_path: Path) -> None:
     plain = train(make_config(settings(tmp_path, model_name_or_path=START, max_steps=6)))
     assert weights_of(plain) == weights_of(probed)
