@@ -20,7 +20,9 @@ from odeval.errors import OdevalError
 from odeval.testbed import model_folder
 from odeval.types import Completion, FinishReason, ModelRef, Prompt, SamplingParams
 
-_SEED_BITS = 53  # as a server gets, so that one seed means the same there and here
+# As a server gets, so that one seed means the same there and here. torch's generator on a CPU looks at the last 32 of
+# them alone: seeds must be hashes, and differ there too.
+_SEED_BITS = 53
 _REASONS: dict[Any, FinishReason] = {"stop": "stop", "length": "length"}
 _SEQUENCES = 256  # that a GPU works on at once
 
