@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from odeval import plots
 from odeval.atomic import read_json, write_text
 from odeval.cli import run
 from odeval.testbed import WORLDS
 
+FIGURES = ("passk", "objectives", "tradeoff", "entropy", "retention", "branches", "tokens", "coverage", "diversity")
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 
 
@@ -31,9 +31,9 @@ def main() -> None:
             for name in ("report.html", "report.md", "verdict.json", "comparison.json"):
                 text = (made / name).read_text(encoding="utf-8")
                 (kept / name).write_text(text.replace(scratch, "odeval-demo"), encoding="utf-8")
-            comparison = read_json(kept / "comparison.json")
-            for kind in ("passk", "entropy"):
-                plots.save(kind, comparison, kept / f"{kind}.svg")
+            for kind in FIGURES:
+                if run(["plot", kind, str(kept), "-o", str(kept / f"{kind}.svg")]):
+                    raise SystemExit(f"{world}: {kind} was not drawn")
             shutil.rmtree(scratch, ignore_errors=True)
         print(kept)
     write_text(REPORTS / "README.md", index())

@@ -16,7 +16,7 @@ from odeval.engines.hf_model import HfModel
 from odeval.tasks.worlds import Split, World
 from odeval.testbed import exact
 from odkd.rollout import pad
-from odkd.train import both_logits
+from odkd.update import both_logits
 
 KS = (1, 2, 4, 8, 16, 32, 64)
 SELECTION_PROMPTS, HELDOUT_PROMPTS = 400, 1000

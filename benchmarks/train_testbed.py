@@ -40,7 +40,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "reverse_kl": {"objective": "reverse_kl", "lmbda": 1.0},
     "forward_kl": {"objective": "forward_kl", "lmbda": 1.0},
     "blend": {"objective": "blend", "forward_weight": 0.3, "lmbda": 1.0},
-    "gkd": {"objective": "jsd", "beta": 0.5, "lmbda": 0.5},
+    "gkd": {"objective": "jsd", "beta": 0.5, "lmbda": 0.5, "seq_kd": True},
 }
 SEEDS = (0, 1, 2)  # reported; the models of the first are embedded
 SELECTION_SEED = 1000

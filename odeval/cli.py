@@ -7,6 +7,7 @@ Results go to stdout; progress and errors go to stderr.
 from __future__ import annotations
 
 import keyword
+import os
 import sys
 import traceback
 
@@ -17,6 +18,7 @@ from odeval.errors import OdevalError
 
 _RUN, _JUDGE, _INFO = "odeval.commands.run", "odeval.commands.judge", "odeval.commands.info"
 _IMPORT, _EXPORT = "odeval.commands.importing", "odeval.commands.exporting"
+_PLOT = "odeval.commands.plotting"
 VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "demo": (_RUN, "Audit the embedded students against the embedded teacher, offline"),
     "audit": (_RUN, "Two models and a task: sample, grade, score, compare, gate and report, resumable"),
@@ -27,12 +29,16 @@ VERBS = {  # loaded when called, so that `odeval --help` loads nothing heavy
     "gate": (_JUDGE, "Judge a comparison by rules; the exit code is the verdict"),
     "plan": (_JUDGE, "Tell what a gate will see, before the samples are paid for"),
     "report": (_JUDGE, "Render a comparison and its verdict as one self-contained page"),
+    "plot": (_PLOT, "Draw one figure to SVG, PNG or PDF, with its numbers as CSV beside it"),
+    "show": ("odeval.commands.showing", "List the prompts a candidate lost, and the branches it dropped"),
     "import": (_IMPORT, "Read another tool's log into a run folder; never guesses what is right"),
     "export": (_EXPORT, "Write a run or a verdict for other tools: counts, model card, Every Eval Ever, …"),
     "doctor": ("odeval.commands.doctor", "Check that an engine samples honestly; exit 0, 1, or 4 if it cannot be told"),
     "tasks": (_INFO, "List the built-in tasks and the graders"),
     "env": (_INFO, "Print versions, for bug reports"),
 }
+
+_MODEL_LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")  # of the extra [hf]
 
 app = App(
     name="odeval",
@@ -50,6 +56,9 @@ for _place, (_verb, (_module, _help)) in enumerate(VERBS.items()):
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command and turn every outcome into an exit code; an unexpected exception is 4, never 1."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # torch's idle threads would spin, at twice the cost of the work
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return int(result or 0)
@@ -64,7 +73,10 @@ def run(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _MODEL_LIBRARIES:
+            print(f"odeval: this runs models and needs {error.name}: pip install 'odeval[hf]'", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("odeval: this is a bug in odeval, not a verdict; please report the lines above", file=sys.stderr)
         return 4

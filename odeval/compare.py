@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from odeval.curves import curve_per_prompt
+from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError
 from odeval.examples import lost_prompts
+from odeval.extrapolate import extrapolate
 from odeval.heatmap import completion_to_show
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import FAMILIES, METRICS
@@ -25,6 +26,7 @@ from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
+from odeval.tradeoff import tradeoff
 from odeval.trust import as_rows, check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
@@ -99,6 +101,7 @@ def compare(
         reference, candidate = (by_label[name] for name in names)
         before, after = (folders[name] for name in names)
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
+    described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     return {
         "schema": SCHEMA,
         "settings": {
@@ -109,8 +112,9 @@ def compare(
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
         "prompt_ids": sorted(measured[0].prompts),
-        "runs": [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)],
+        "runs": described_runs,
         "pairs": pairs,
+        "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
         "trust": as_rows(examine(measured) + stored),
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
@@ -191,15 +195,23 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
         "metrics": metrics,
-        "families": _families(run, prompt_ids, settings.confidence),
+        "families": _families(run, prompt_ids, ks, settings.confidence),
+        "bounds": _bounds(run, prompt_ids, settings.confidence),
+        "extrapolation": _extrapolation(counts_of(run, prompt_ids)),
         "thresholds": run.thresholds,
         "survival": _survival(run),
     }
 
 
-def _families(run: Measured, prompt_ids: Sequence[str], confidence: float) -> dict[str, Any]:
+def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confidence: float) -> dict[str, Any]:
     found = {}
-    for name, metric in run.families.items():
+    drawn = {}
+    for name, family in FAMILIES.items():
+        if family.reads == "counts":
+            drawn[name] = family.compute(run.counts, ks)
+        elif family.reads in run.completions and run.completions[family.reads].notna().any():
+            drawn[name] = family.compute(run.completions, ks)
+    for name, metric in {**run.families, **drawn}.items():
         family = FAMILIES[name.partition("@")[0]]
         curve = linearise(metric, prompt_ids, clusters(run, prompt_ids))
         used = [j for j, value in enumerate(curve.value) if np.isfinite(value)]
@@ -209,6 +221,33 @@ def _families(run: Measured, prompt_ids: Sequence[str], confidence: float) -> di
             "grid": [metric.grid[j] for j in used], **columns([items[j] for j in used]),
         }  # fmt: skip
     return found
+
+
+def _bounds(run: Measured, prompt_ids: Sequence[str], confidence: float) -> dict[str, Any]:
+    """What top-K log-probabilities prove: the truth lies between low and high, whatever the unseen tokens were."""
+    found: dict[str, Any] = {}
+    for trajectory, sums in run.bounds.items():
+        table: dict[str, Any] = {"label": "bounds from top-K log-probabilities, not estimates", "unit": "share"}
+        for name, metric in sums.items():
+            quantity, _, end = name.partition(".")
+            items = estimate(linearise(metric, prompt_ids, clusters(run, prompt_ids)), confidence, (0, 1))
+            table.setdefault(quantity, {"grid": list(metric.grid)})[end] = columns(items)
+            if end == "undecidable":
+                table[quantity]["undecidable_tokens"] = metric.numerator.sum(0).astype(int).tolist()
+                table["tokens"] = int(metric.denominator[:, 0].sum())
+        found[trajectory] = table
+    return found
+
+
+def _extrapolation(counts: Counts) -> dict[str, Any] | None:
+    found = extrapolate(counts)
+    return found and {
+        "label": "extrapolated",
+        "method": "zero-inflated beta-binomial by maximum likelihood; without_zeros is the beta-binomial",
+        "caution": "a model's guess beyond n: no interval, and no rule may judge it",
+        "gated": False,
+        **found,
+    }
 
 
 def _survival(run: Measured) -> dict[str, Any]:

@@ -249,9 +249,7 @@ def read_comparison(path: Path) -> dict[str, Any]:
     """
     file = path / "comparison.json" if path.is_dir() else path
     if file.is_file() and file.suffix != ".json":
-        raise CannotJudge(
-            f"{file}: alone says nothing of a loss; name --baseline RUN, or --teacher RUN, to compare with"
-        )
+        raise CannotJudge(f"{file}: alone says nothing of a loss; name --baseline RUN or --teacher RUN")
     if not file.exists():
         raise CannotJudge(f"{file}: no comparison here; make one with `odeval compare BASELINE CANDIDATE --out {file}`")
     content = read_json(file)

@@ -92,7 +92,8 @@ def copies(answers: np.ndarray, logprobs: np.ndarray) -> float:
         equal = int((answers[:, first] == answers[:, first ^ shift]).sum())
         chance = float(np.exp(logprobs[:, first]).mean())
         least = min(least, float(special.bdtrc(equal - 1, prompts * len(first), min(chance, 1.0))))
-    return float(min(1.0, least * (seeds - 1)))
+    bound: float = min(1.0, least * (seeds - 1))
+    return bound
 
 
 def _equal_share(values: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from odeval.types import Estimate, PerPrompt
 
 _FEW = 20  # prompts
 _RESAMPLES = 1000
+_DRAWN = 2**19  # ranked at once
 
 
 def rank_link(
@@ -43,28 +44,34 @@ def rank_link(
     count = table.shape[1]
     if count < _FEW:
         return Estimate(math.nan, n=count, caution=f"{count} prompts have both; {_FEW} are needed")
-    value = _partial(table)
+    value = float(_partial(table[:, None])[0])
     if not math.isfinite(value):
         return Estimate(math.nan, n=count, caution="one side does not vary")
     generator = np.random.default_rng(seed)
-    drawn = np.array([_partial(table[:, generator.integers(0, count, count)]) for _ in range(_RESAMPLES)])
+    step = max(1, _DRAWN // count)
+    sizes = [min(step, _RESAMPLES - done) for done in range(0, _RESAMPLES, step)]
+    drawn = np.concatenate([_partial(table[:, generator.integers(0, count, (size, count))]) for size in sizes])
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Estimate(value, float(low), float(high), count, se=float(drawn.std(ddof=1)), degrees=count - 2)
 
 
-def _partial(table: np.ndarray) -> float:
+def _partial(tables: np.ndarray) -> np.ndarray:
+    """Partial rank correlation of rows 0 and 1 given the others, for R tables at once: [C, R, P] -> [R]."""
     from scipy.stats import rankdata  # loaded only where there are token scores
 
-    ranks = rankdata(table, axis=1)
-    ranks -= ranks.mean(1, keepdims=True)
-    if len(ranks) > 2:
-        design = ranks[2:].T
-        ranks = ranks[:2] - (design @ np.linalg.lstsq(design, ranks[:2].T, rcond=None)[0]).T
-    else:
-        ranks = ranks[:2]
-    scale = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float(ranks[0] @ ranks[1]) / scale if scale > 1e-9 * table.shape[1] ** 3 else math.nan
+    ranks = np.moveaxis(rankdata(tables, axis=-1), 0, 1)  # [R, C, P]
+    ranks -= ranks.mean(-1, keepdims=True)
+    pair, controls = ranks[:, :2], ranks[:, 2:]
+    if controls.shape[1]:
+        gram = np.linalg.pinv(controls @ controls.transpose(0, 2, 1), hermitian=True)
+        pair = pair - (pair @ controls.transpose(0, 2, 1)) @ gram @ controls
+    scale = np.sqrt((pair[:, 0] ** 2).sum(-1) * (pair[:, 1] ** 2).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: np.ndarray = np.where(
+            scale > 1e-9 * tables.shape[-1] ** 3, (pair[:, 0] * pair[:, 1]).sum(-1) / scale, np.nan
+        )
+    return found
 
 
 def ratio_per_prompt(metric: PerPrompt, prompt_ids: Sequence[str]) -> np.ndarray:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
+from odeval.completions import load_completions as load_completions
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
 from odeval.metrics import FAMILIES, METRICS
+from odeval.metrics.bounded import bound_sums
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
 from odeval.metrics.tokens import blocks, combined
-from odeval.store import RunFolder, read_part
+from odeval.parts import part_columns
+from odeval.schemas import BOUND_COLUMNS
+from odeval.store import RunFolder
 from odeval.types import TRAJECTORIES, PerPrompt, Prompt
 
 THRESHOLDS = (0.672, 0.8, 1.0)  # nats: arXiv 2506.01939, and the two of arXiv 2603.07079
@@ -37,11 +37,13 @@ class Measured:
         prompts: By prompt_id.
         contents: prompt_id → hash of the question, where it is known.
         completions: One row a completion: prompt_id, sample_id, seed, correct, answer, finish_reason, num_tokens,
-            logprob, digest. Empty for a run that holds counts only.
+            logprob, digest. Also reward where the grades hold one. Empty for a run that
+            holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
         families: Family name with @trajectory → PerPrompt with its grid.
         survival: Trajectory → {"teacher", "student"} → token counts per bin of SURVIVAL_EDGES; empty if not scored.
+        bounds: Trajectory → what `bound_sums` finds, for token tables that hold bounds instead of values.
         thresholds: Name → entropy in nats: absolute ones, and the teacher's own 80th percentile for both models.
     """
 
@@ -55,6 +57,7 @@ class Measured:
     families: dict[str, PerPrompt] = field(default_factory=dict)
     survival: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    bounds: dict[str, dict[str, PerPrompt]] = field(default_factory=dict)
 
 
 def measure(run: RunFolder, label: str, threshold: float) -> Measured:
@@ -82,13 +85,25 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
     sums = {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
     contents = {prompt_id: prompt.content for prompt_id, prompt in prompts.items()}
     found = Measured(label, meta, prompts, contents, completions, counts(completions), sums)
-    if run.part_paths(run.tokens("teacher")):
+    scored = {where: parts[0] for where in TRAJECTORIES if (parts := run.part_paths(run.tokens(where)))}
+    bounded = {where for where, path in scored.items() if BOUND_COLUMNS[0] in part_columns(path)}
+    if "teacher" in scored:
         found.thresholds.update({f"{tau:g}": tau for tau in sorted({*THRESHOLDS, threshold})})
-        found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
-    for trajectory in TRAJECTORIES:
-        if run.part_paths(run.tokens(trajectory)):
+        if not bounded:
+            found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
+    for trajectory in scored:
+        if trajectory in bounded:
+            _measure_bounds(run, trajectory, found)
+        else:
             _measure_tokens(run, trajectory, threshold, found)
     return found
+
+
+def _measure_bounds(run: RunFolder, trajectory: str, found: Measured) -> None:
+    """Reduce a trajectory of which only the likeliest tokens are known."""
+    grid = tuple(found.thresholds.values()) or THRESHOLDS
+    parts = [bound_sums(table, grid) for table in run.iterate(run.tokens(trajectory))]
+    found.bounds[trajectory] = {name: combined([part[name] for part in parts]) for name in parts[0]}
 
 
 def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
@@ -114,7 +129,7 @@ def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Me
             if metric.table == "tokens":
                 parts.setdefault(f"{name}@{trajectory}", []).append(metric.compute(tokens, threshold))
         for name, family in FAMILIES.items():
-            if family.grid or taus:
+            if family.reads == "tokens" and (family.grid or taus):
                 own = family.compute(tokens, family.grid or taus)
                 families.setdefault(f"{name}@{trajectory}", []).append(own)
         for model, counted in survival(tokens, SURVIVAL_EDGES).items():
@@ -137,69 +152,3 @@ def entropy_quantile(run: RunFolder, share: float) -> float:
     for tokens in blocks(run, "teacher"):
         counted += survival(tokens, edges)["teacher"]
     return float(edges[np.searchsorted(np.cumsum(counted), share * counted.sum())]) if counted.any() else math.nan
-
-
-def load_completions(run: RunFolder) -> pd.DataFrame:
-    """Join samples with grades, without the texts.
-
-    Returns:
-        Frame sorted by (prompt_id, sample_id); `correct` is 1.0, 0.0 or NaN.
-    """
-    columns = ["prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason"]
-    frames = []
-    for table in run.iterate(run.samples, columns):
-        tokens = table["token_ids"].combine_chunks()
-        known = tokens.null_count == 0
-        frames.append(
-            pd.DataFrame(
-                {
-                    "prompt_id": table["prompt_id"].to_pylist(),
-                    "sample_id": table["sample_id"].to_numpy(),
-                    "seed": table["seed"].to_pylist(),
-                    "finish_reason": table["finish_reason"].to_pylist(),
-                    "num_tokens": pa.compute.list_value_length(tokens).to_numpy(zero_copy_only=False)
-                    if known
-                    else np.nan,
-                    "logprob": _list_sums(table["logprobs"].combine_chunks()),
-                    "digest": _token_digests(tokens) if known else _text_digests(table["completion"].to_pylist()),
-                }
-            )
-        )
-    samples = pd.concat(frames, ignore_index=True)
-    grades = read_part(run.grades)
-    graded = pd.DataFrame(
-        {
-            "prompt_id": grades["prompt_id"].to_pylist(),
-            "sample_id": grades["sample_id"].to_numpy(),
-            "correct": grades["correct"].cast(pa.float64()).to_numpy(zero_copy_only=False),
-            "answer": grades["answer"].to_pylist(),
-        }
-    )
-    joined = samples.merge(graded, on=["prompt_id", "sample_id"], how="left", validate="one_to_one")
-    return joined.sort_values(["prompt_id", "sample_id"], ignore_index=True)
-
-
-def _list_sums(lists: pa.ListArray) -> np.ndarray:
-    """Sum each list; NaN where it is null."""
-    values, offsets = lists.values.to_numpy().astype(np.float64), lists.offsets.to_numpy()
-    running = np.concatenate([[0.0], np.cumsum(values)])
-    sums: np.ndarray = running[offsets[1:]] - running[offsets[:-1]]
-    sums[lists.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return sums
-
-
-def _token_digests(tokens: pa.ListArray) -> list[int]:
-    values, offsets = tokens.values.to_numpy(), tokens.offsets.to_numpy()
-    return [_digest(values[start:end].tobytes()) for start, end in pairwise(offsets)]
-
-
-def _text_digests(texts: Sequence[str | None]) -> list[int]:
-    """A completion that is missing is no copy of another that is missing."""
-    return [
-        _digest(b"missing %d" % row if text is None else b"text " + text.encode(errors="surrogatepass"))
-        for row, text in enumerate(texts)
-    ]
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

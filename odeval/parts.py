@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from odeval.atomic import write_bytes
 from odeval.errors import OdevalError
 from odeval.provenance import git_state, versions
-from odeval.schemas import BRANCH_COLUMNS, TOKEN_COLUMNS
+from odeval.schemas import BOUND_COLUMNS, BRANCH_COLUMNS, TOKEN_COLUMNS
 
 
 def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> None:
@@ -24,7 +24,11 @@ def write_table(path: Path, table: pa.Table, made_from: Mapping[str, Any]) -> No
     """
     record = json.dumps({"versions": versions(), "git": git_state(), **made_from}, sort_keys=True)
     table = table.replace_schema_metadata({"provenance": record})
-    stream = [f"{name}.list.element" for name in (*TOKEN_COLUMNS, *BRANCH_COLUMNS) if name in table.column_names]
+    stream = [
+        f"{name}.list.element"
+        for name in (*TOKEN_COLUMNS, *BRANCH_COLUMNS, *BOUND_COLUMNS)
+        if name in table.column_names
+    ]
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -67,6 +71,17 @@ def _damage(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OdevalError(f"{path}: damaged ({reason}); delete it and rerun the stage that wrote it") from error
+
+
+def part_columns(path: Path) -> list[str]:
+    """Names of a part's columns.
+
+    Raises:
+        OdevalError: It is damaged.
+    """
+    with _damage(path):
+        names: list[str] = pq.read_schema(path).names
+    return names
 
 
 def is_from(path: Path, made_from: Mapping[str, Any]) -> bool:

@@ -9,10 +9,8 @@ import numpy as np
 
 from odeval.curves import Counts
 from odeval.measure import Measured
+from odeval.metrics.classes import ClassCounts, Pool, class_counts
 from odeval.metrics.coverage import (
-    ClassCounts,
-    Pool,
-    class_counts,
     distinct_at_k,
     lost_modes,
     on_common_ground,

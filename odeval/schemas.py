@@ -43,6 +43,21 @@ TOKENS = pa.schema(
         *(pa.field(name, pa.list_(pa.float32())) for name in (*TOKEN_COLUMNS, *BRANCH_COLUMNS)),
     ]
 )
+BOUND_COLUMNS = (  # instead of values, where a backend gives only the K likeliest tokens; see odeval.metrics.topk
+    "teacher_entropy_low",
+    "teacher_entropy_high",
+    "student_entropy_low",
+    "student_entropy_high",
+    "teacher_mass",
+    "student_mass",
+)
+TOKEN_BOUNDS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_id", pa.int32(), nullable=False),
+        *(pa.field(name, pa.list_(pa.float32())) for name in BOUND_COLUMNS),
+    ]
+)
 TEACHER_LEAST, STUDENT_MOST = 0.1, 0.01  # a dropped branch: likelier than this for the teacher, rarer for the student
 DROPPED = pa.schema(
     [

@@ -15,9 +15,10 @@ import torch
 
 from odeval.atomic import hash_files
 from odeval.branching import Branching, branching
-from odeval.divergence import score_tokens
+from odeval.divergence import TokenScores
 from odeval.engines.hf_model import HfModel, check_same_vocabulary
 from odeval.errors import CannotJudge, OdevalError
+from odeval.fused import score_logits
 from odeval.parts import is_from, read_part, write_table
 from odeval.pieces import write_pieces
 from odeval.schemas import BRANCH_COLUMNS, BRANCH_FLOOR, DROPPED, TOKEN_COLUMNS, TOKENS
@@ -29,7 +30,7 @@ Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
 
 _CHUNK_BYTES = 2**26  # of one model's float32 logits
 _MIN_CHUNK = 64  # positions; with fewer, reading the output matrix costs more than multiplying by it
-_TILE = {"cpu": 2**16, "cuda": 2**23}  # logits scored at a time: what stays in a core's cache is three times as fast
+_TILE = {"cpu": 2**16, "cuda": 2**23}  # logits whose branch points are described at a time
 _BATCH_TOKENS = 2**14  # prompt and completion tokens of one forward pass
 _HALF_MAX = 65504.0
 FORMAT = 2  # of what is written; parts of an older one are scored again
@@ -244,21 +245,20 @@ def _score_chunk(
     """The only place that holds logits; they are gone before the next chunk's are made."""
     student_NV = student.logits_at(student_NH)
     teacher_NV = teacher.logits_at(teacher_NH).to(student_NV.device)
+    scores = score_logits(student_NV, teacher_NV, ids_N.to(student_NV.device))
     tile = max(1, _TILE.get(student_NV.device.type, _TILE["cpu"]) // student.vocab_size)
-    for parts in zip(
-        *(torch.split(x, tile) for x in (student_NV, teacher_NV, ids_N.to(student_NV.device))), strict=True
-    ):
-        yield _score_tile(*parts)
+    for z_s, z_t, *columns in zip(*(torch.split(x, tile) for x in (student_NV, teacher_NV, *scores)), strict=True):
+        yield _describe_tile(z_s, z_t, TokenScores(*columns))
 
 
-def _score_tile(
-    student_NV: torch.Tensor, teacher_NV: torch.Tensor, ids_N: torch.Tensor
+def _describe_tile(
+    student_NV: torch.Tensor, teacher_NV: torch.Tensor, scores: TokenScores
 ) -> tuple[torch.Tensor, Branching]:
     """[9, N] values, and what became of the teacher's options where it hesitates."""
-    scores = score_tokens(student_NV, teacher_NV, ids_N)
     where = (scores.teacher_entropy >= BRANCH_FLOOR).nonzero().squeeze(-1)
     found = branching(student_NV[where], teacher_NV[where])
-    values = torch.full((len(TOKEN_COLUMNS) + len(BRANCH_COLUMNS), len(ids_N)), torch.nan, device=ids_N.device)
+    shape = (len(TOKEN_COLUMNS) + len(BRANCH_COLUMNS), len(student_NV))
+    values = torch.full(shape, torch.nan, device=student_NV.device)
     for row, (name, column) in enumerate(zip(TOKEN_COLUMNS, scores, strict=True)):
         values[row] = column if "kl" in name else _half(column)
     for row, column in enumerate(found[: len(BRANCH_COLUMNS)], start=len(TOKEN_COLUMNS)):

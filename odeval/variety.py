@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from odeval.measure import Measured
-from odeval.metrics.coverage import class_counts, distinct_at_k
+from odeval.metrics.classes import class_counts
+from odeval.metrics.coverage import distinct_at_k
 from odeval.metrics.diversity import (
     LEAST,
     Correction,

@@ -1,86 +1,32 @@
-"""Every setting of a training run, with TRL's names where TRL has one. Unknown settings are errors."""
+"""From files, recipes and flags to one checked configuration. Unknown settings are errors, with a suggestion."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
 
 from odeval.errors import OdevalError, unknown
-from odkd.objectives import OBJECTIVES, objective
+from odkd.checks import DIALS, worded
+from odkd.settings import TrainConfig as TrainConfig
+from odkd.trl_names import translate
 
-
-class TrainConfig(BaseModel):
-    """One run. Names in other tools: `odkd objectives`; formulas: `odkd/objectives.py`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model_name_or_path: str = Field(description="Folder of the student, in Hugging Face format.")
-    teacher_model_name_or_path: str = Field(description="Folder of the teacher; same vocabulary.")
-    dataset_name: str = Field(description="A built-in world (its train split), or a prompts.jsonl file.")
-    output_dir: str = Field(description="New folder for the trained student, its log and this configuration.")
-
-    objective: str = Field("reverse_kl", description="What is minimised at each token; see OBJECTIVES.")
-    forward_weight: float = Field(
-        0.5, ge=0, le=1, description="blend only: weight of forward KL; 0 is reverse KL, 1 is forward KL."
-    )
-    beta: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="jsd only: 0 is forward KL, 1 is reverse KL (the direction of TRL and GKD).",
-    )
-
-    lmbda: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="Chance that a step learns from the student's own completions, else the teacher's.",
-    )
-    teacher_samples_per_prompt: int = Field(
-        1,
-        ge=1,
-        description="Size of the fixed corpus of teacher completions that off-policy steps learn from.",
-    )
-    temperature: float = Field(1.0, gt=0, description="Of the rollouts; the loss compares untempered models.")
-    max_completion_length: int = Field(256, ge=1, description="Tokens; a longer rollout is cut, without an end.")
-
-    learning_rate: float = Field(1e-6, gt=0, description="Peak, of AdamW.")
-    lr_scheduler_type: Literal["constant", "linear"] = Field(
-        "linear", description="After the warm-up; linear ends at 0."
-    )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to learning_rate.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled.")
-    max_grad_norm: float = Field(1.0, gt=0, description="The gradient is scaled down to this norm.")
-    max_steps: int = Field(ge=1, description="Updates.")
-    per_device_train_batch_size: int = Field(8, ge=1, description="Completions per update, one per prompt.")
-    seed: int = Field(42, ge=0, description="Of prompts, coin and rollouts; the same seed gives the same weights.")
-    device: str = Field("auto", description="cpu, cuda, or auto for a GPU where there is one.")
-
-    @pydantic.model_validator(mode="after")
-    def _dials_are_used(self) -> TrainConfig:
-        used = objective(self.objective).dials
-        for name in sorted({dial for entry in OBJECTIVES.values() for dial in entry.dials}.difference(used)):
-            if name in self.model_fields_set:
-                has = f"its dials are {', '.join(used)}" if used else "it has no dial"
-                raise OdevalError(f"{name}: objective {self.objective} does not use it ({has}); leave it out")
-        return self
-
-    def dials(self) -> dict[str, float]:
-        """The settings that the chosen objective reads."""
-        return {name: getattr(self, name) for name in objective(self.objective).dials}
+_RECIPES = Path(__file__).parent / "recipes"
+_ABOUT = ("about", "source")  # keys of a recipe that are for people
 
 
 def make_config(settings: Mapping[str, Any], where: str = "settings") -> TrainConfig:
-    """Check settings.
+    """Check settings, ours or TRL's.
 
     Args:
-        settings: Name -> value.
+        settings: Name -> value; `recipe` fills in what is not given.
         where: What an error names as their origin.
+
+    Returns:
+        The configuration; `notes` tells what was accepted without effect.
 
     Raises:
         OdevalError: A setting is unknown, missing or out of range; one line for the first of them.
@@ -90,19 +36,69 @@ def make_config(settings: Mapping[str, Any], where: str = "settings") -> TrainCo
         Traceback (most recent call last):
         odeval.errors.OdevalError: run.yaml: unknown setting 'learningrate': expected one of ...
     """
-    unknown_names = [name for name in settings if name not in TrainConfig.model_fields]
+    given = dict(settings)
+    try:
+        base = recipe(str(given.pop("recipe"))) if given.get("recipe") else {}
+        own, remarks = translate(given)
+        if "objective" in own and own["objective"] != base.get("objective"):
+            base = {key: value for key, value in base.items() if key not in DIALS}  # they belong to the recipe's own
+    except OdevalError as error:
+        raise OdevalError(f"{where}: {error}") from None
+    own = {**base, **own}
+    unknown_names = [name for name in own if name not in TrainConfig.model_fields]
     if unknown_names:
         raise OdevalError(f"{where}: {unknown('setting', str(unknown_names[0]), TrainConfig.model_fields)}")
     try:
-        return TrainConfig(**settings)
+        config = TrainConfig(**own)
+    except OdevalError as error:
+        raise OdevalError(f"{where}: {error}") from None
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise OdevalError(f"{where}: {name} is missing: {TrainConfig.model_fields[name].description}") from None
-        if isinstance(first.get("ctx", {}).get("error"), OdevalError):
-            raise OdevalError(f"{where}: {first['ctx']['error']}") from None
-        raise OdevalError(f"{where}: {name} {first['input']!r}: {first['msg']}") from None
+        raise OdevalError(f"{where}: {worded(error, TrainConfig)}") from None
+    config._notes = (*remarks, *_doubts(config))
+    return config
+
+
+def notes(config: TrainConfig) -> tuple[str, ...]:
+    """What the user should know before the run: settings without effect, settings that mean less than they say."""
+    return config._notes
+
+
+def _doubts(config: TrainConfig) -> list[str]:
+    found = []
+    if config.top_p < 1 or config.top_k > 0:
+        cut = f"top_p {config.top_p}" if config.top_p < 1 else f"top_k {config.top_k}"
+        found.append(f"{cut}: rollouts never hold the tail of the student, so nothing is learnt about it")
+    if config.temperature != 1.0 and config.objective.startswith(("pg_", "sampled_", "eopd")):
+        found.append(
+            f"temperature {config.temperature}: {config.objective} takes its tokens for samples at temperature 1"
+        )
+    return found
+
+
+def recipes() -> list[str]:
+    """Names of the recipes.
+
+    Example:
+        >>> "gkd" in recipes()
+        True
+    """
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
+def recipe(name: str, about: bool = False) -> dict[str, Any]:
+    """Read a recipe's settings.
+
+    Args:
+        name: One of `recipes()`.
+        about: Return what it says about itself instead: `about` and `source`.
+
+    Raises:
+        OdevalError: No such recipe.
+    """
+    if name not in recipes():
+        raise OdevalError(unknown("recipe", name, recipes()))
+    found = read_settings(_RECIPES / f"{name}.yaml")
+    return {key: value for key, value in found.items() if (key in _ABOUT) == about}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

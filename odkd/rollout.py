@@ -1,8 +1,8 @@
 """The data dial: whose completions a step learns from.
 
-With chance `lmbda` a step takes fresh completions of the student as it is now (on-policy), else completions
-from a fixed corpus of the teacher's. Every choice depends on (seed, step) alone, never on what happened
-before, so a resumed run makes the same choices and all ranks of a larger job would agree.
+With chance `lmbda` a step takes fresh completions of the student as it is now (on-policy), else completions from a
+fixed set: the teacher's (`seq_kd`) or a file's (`corpus`). Every choice depends on (seed, step) alone, never on what
+happened before, so a resumed run makes the same choices and all ranks of a larger job agree.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,14 @@ from odeval.errors import OdevalError, unknown
 from odeval.sampling import completion_seed
 from odeval.tasks import jsonl
 from odeval.testbed import WORLDS
-from odeval.types import Prompt, SamplingParams
+from odeval.types import Completion, Prompt, SamplingParams
 from odkd.config import TrainConfig
+from odkd.corpus import Example, read_corpus
+from odkd.ledger import Ledger
+from odkd.mixed import MixedModel
+from odkd.ranks import Ranks
 
+Source = Literal["student", "teacher", "mixed", "corpus"]
 _COIN, _ORDER = 0, 1  # first key of the random streams, so that they share nothing
 
 
@@ -35,52 +40,144 @@ class Batch:
         ids_BT: Prompt, completion, padding.
         mask_BT: True on prompt and completion.
         generated_BT: True on the completion with its end token; what the loss is about.
+        logprob_BT: Of each completion token under whatever sampled it, nats; NaN elsewhere and where unknown.
+        names: Of the prompts, for messages.
     """
 
-    source: Literal["student", "teacher"]
+    source: Source
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     generated_BT: torch.Tensor
+    logprob_BT: torch.Tensor
+    names: tuple[str, ...] = ()
 
 
 class Rollouts:
-    """Gives each step its batch.
+    """Gives each step its batches.
 
     Args:
         student: Samples with the weights it has when a batch is asked for.
         teacher: Its completions are drawn when first needed and kept; which ones does not depend on when.
         prompts: What is asked.
         config: seed, lmbda, batch size, temperature, lengths.
+        ranks: Each takes its own rows of an update.
+        ledger: Told what was sampled.
     """
 
-    def __init__(self, student: HfEngine, teacher: HfEngine, prompts: Sequence[Prompt], config: TrainConfig) -> None:
+    def __init__(
+        self,
+        student: HfEngine,
+        teacher: HfEngine,
+        prompts: Sequence[Prompt],
+        config: TrainConfig,
+        ranks: Ranks | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self._engines = {"student": student, "teacher": teacher}
         self._prompts, self._config = prompts, config
+        self._ranks, self._ledger = ranks or Ranks(), ledger or Ledger()
         self._token_ids = [student.encode(prompt) for prompt in prompts]
-        self._corpus: dict[tuple[int, int], list[int]] = {}  # (prompt, copy) -> token ids
+        self._check_room()
+        self._kept: dict[tuple[int, int], list[int]] = {}  # (prompt, copy) -> the teacher's token ids
+        self._files: dict[str, list[Example]] = {}
 
-    def at(self, step: int) -> Batch:
-        """Return the batch of one step, 0 … max_steps − 1."""
-        config = self._config
-        places = draw_prompts(len(self._prompts), config.per_device_train_batch_size, config.seed, step)
-        chosen = [place for place, _ in places]
-        if is_on_policy(config.lmbda, config.seed, step):
-            seeds = [completion_seed(config.seed, "student", f"step {step}", row) for row in range(len(chosen))]
-            return pad("student", [self._token_ids[p] for p in chosen], self._sample("student", chosen, seeds))
-        keys = [(place, epoch % config.teacher_samples_per_prompt) for place, epoch in places]
-        new = [key for key in dict.fromkeys(keys) if key not in self._corpus]
-        seeds = [completion_seed(config.seed, "teacher", self._prompts[p].prompt_id, copy) for p, copy in new]
-        self._corpus.update(zip(new, self._sample("teacher", [p for p, _ in new], seeds), strict=True))
-        return pad("teacher", [self._token_ids[p] for p in chosen], [self._corpus[key] for key in keys])
+    def _check_room(self) -> None:
+        longest, length = max(map(len, self._token_ids)), self._config.max_completion_length
+        for engine in self._engines.values():
+            if engine.max_length is not None and longest + length > engine.max_length:
+                raise OdevalError(
+                    f"max_completion_length {length}: with a prompt of {longest} tokens it exceeds the "
+                    f"{engine.max_length} positions of {engine.model.name}; lower it to "
+                    f"{max(1, engine.max_length - longest)}, or drop the prompt"
+                )
 
-    def _sample(self, who: str, chosen: Sequence[int], seeds: Sequence[int]) -> list[list[int]]:
+    def at(self, step: int) -> list[Batch]:
+        """Return this rank's batches of one step, 0 … max_steps − 1, each as large as fits in memory."""
+        now, size = self._config.at(step), self._config.per_device_train_batch_size
+        own = size * self._config.gradient_accumulation_steps
+        rows = range(self._ranks.rank * own, (self._ranks.rank + 1) * own)
+        whole = own * self._ranks.size
+        if is_on_policy(now.lmbda, now.seed, step):
+            source, prompts, completions, logprobs, names = self._on_policy(now, step, rows, whole)
+        elif now.corpus is not None:
+            source, prompts, completions, logprobs, names = self._from_file(now, step, rows, whole)
+        else:
+            source, prompts, completions, logprobs, names = self._from_teacher(now, step, rows, whole)
+        return [
+            pad(source, prompts[i : i + size], completions[i : i + size], logprobs[i : i + size], names[i : i + size])
+            for i in range(0, own, size)
+        ]
+
+    def _on_policy(self, now: TrainConfig, step: int, rows: range, whole: int) -> _Drawn:
+        places = draw_prompts(len(self._prompts), whole // now.num_generations, now.seed, step)
+        chosen = [places[row // now.num_generations][0] for row in rows]
+        seeds = [completion_seed(now.seed, "student", f"step {step}", row) for row in rows]
+        source: Source = "mixed" if now.teacher_mixed_alpha else "student"
+        drawn = self._sample(source, chosen, seeds, now)
+        completions = [[int(token) for token in one.token_ids] for one in drawn]
+        logprobs = [[] if one.logprobs is None else [float(x) for x in one.logprobs] for one in drawn]
+        return source, self._asked(chosen), completions, logprobs, self._names(chosen)
+
+    def _from_teacher(self, now: TrainConfig, step: int, rows: range, whole: int) -> _Drawn:
+        n, copies = now.num_generations, now.teacher_samples_per_prompt
+        places = draw_prompts(len(self._prompts), whole // n, now.seed, step)
+        keys = [(places[row // n][0], (places[row // n][1] * n + row % n) % copies) for row in rows]
+        new = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        seeds = [completion_seed(now.seed, "teacher", self._prompts[p].prompt_id, copy) for p, copy in new]
+        drawn = self._sample("teacher", [p for p, _ in new], seeds, now)
+        self._kept.update({key: [int(token) for token in one.token_ids] for key, one in zip(new, drawn, strict=True)})
+        chosen = [place for place, _ in keys]
+        return (
+            "teacher",
+            self._asked(chosen),
+            [self._kept[key] for key in keys],
+            [[] for _ in keys],
+            self._names(chosen),
+        )
+
+    def _from_file(self, now: TrainConfig, step: int, rows: range, whole: int) -> _Drawn:
+        path = str(now.corpus)
+        if path not in self._files:
+            self._files[path] = read_corpus(Path(path), self._engines["student"].model, now.max_completion_length)
+        places = draw_prompts(len(self._files[path]), whole, now.seed, step)
+        chosen = [places[row][0] for row in rows]
+        examples = [self._files[path][place] for place in chosen]
+        names = [f"{path}:{place + 1}" for place in chosen]
+        return "corpus", [p for p, _ in examples], [c for _, c in examples], [[] for _ in chosen], names
+
+    def _asked(self, chosen: Sequence[int]) -> list[list[int]]:
+        return [self._token_ids[place] for place in chosen]
+
+    def _names(self, chosen: Sequence[int]) -> list[str]:
+        return [self._prompts[place].prompt_id for place in chosen]
+
+    def _sample(self, who: Source, chosen: Sequence[int], seeds: Sequence[int], now: TrainConfig) -> list[Completion]:
         if not chosen:
             return []
+        engine = f"mixed {now.teacher_mixed_alpha}" if who == "mixed" else who
+        if engine not in self._engines:
+            student, teacher = (self._engines[name].model for name in ("student", "teacher"))
+            self._engines[engine] = HfEngine(MixedModel(student, teacher, now.teacher_mixed_alpha))
         params = SamplingParams(
-            n=1, temperature=self._config.temperature, max_tokens=self._config.max_completion_length
+            n=1, temperature=now.temperature, top_p=now.top_p, top_k=now.top_k, max_tokens=now.max_completion_length
         )
-        answers = self._engines[who].sample([self._token_ids[p] for p in chosen], [[s] for s in seeds], params)
-        return [[int(token) for token in row[0].token_ids] for row in answers]
+        answers = self._engines[engine].sample([self._token_ids[p] for p in chosen], [[s] for s in seeds], params)
+        found = [row[0] for row in answers]
+        lengths = [len(one.token_ids) for one in found]
+        self._ledger.sampled(who, [len(self._token_ids[p]) for p in chosen], lengths)
+        self._ledger.cut += sum(one.finish_reason == "length" for one in found)
+        return found
+
+    def state(self) -> list[Any]:
+        """The teacher's completions so far, for a checkpoint."""
+        return [[place, copy, ids] for (place, copy), ids in self._kept.items()]
+
+    def restore(self, state: list[Any]) -> None:
+        """Take back what `state` gave."""
+        self._kept = {(place, copy): list(ids) for place, copy, ids in state}
+
+
+_Drawn = tuple[Source, list[list[int]], list[list[int]], list[list[float]], list[str]]
 
 
 def is_on_policy(lmbda: float, seed: int, step: int) -> bool:
@@ -107,9 +204,11 @@ def draw_prompts(num_prompts: int, batch_size: int, seed: int, step: int) -> lis
 
 
 def pad(
-    source: Literal["student", "teacher"],
+    source: Source,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
+    logprobs: Sequence[Sequence[float]] | None = None,
+    names: Sequence[str] = (),
 ) -> Batch:
     """Lay out prompts and completions as one batch. Padding holds id 0 and is told apart by the mask alone.
 
@@ -120,11 +219,17 @@ def pad(
     place = torch.arange(width)[None]
     starts = torch.tensor([len(prompt) for prompt in prompts])[:, None]
     ends = torch.tensor([len(row) for row in rows])[:, None]
+    generated = (place >= starts) & (place < ends)
+    known = torch.full(generated.shape, float("nan"))
+    if logprobs is not None and any(logprobs):
+        known[generated] = torch.tensor([value for row in logprobs for value in row])
     return Batch(
         source=source,
         ids_BT=torch.tensor([row + [0] * (width - len(row)) for row in rows]),
         mask_BT=place < ends,
-        generated_BT=(place >= starts) & (place < ends),
+        generated_BT=generated,
+        logprob_BT=known,
+        names=tuple(names),
     )
 
 

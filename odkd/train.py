@@ -1,134 +1,129 @@
 """The loop, top to bottom: roll out, run both models over the same tokens, compare, step.
 
-    loss = Σ over the batch's generated tokens of objective(student, teacher)  /  number of those tokens
-
-Gradients flow through the student's distributions, not through what was sampled: the prefixes are data. Same
-configuration, same weights, bit for bit on a CPU.
+Same configuration, same weights, bit for bit on a CPU with one thread; killed at any point, the same call goes on from
+the last checkpoint and ends with the same files.
 
     output_dir/
-      config.json, model.safetensors, tokenizer …   the student, in Hugging Face format
-      log.jsonl                                     one line per step
-      training.json                                 the resolved configuration and what was spent
+      config.json, model.safetensors, tokenizer …   the student, in Hugging Face format (adapters in adapter/)
+      log.jsonl, probes.jsonl                       one line per step, one per probe
+      best/, probes/                                the best probe's student; what was sampled for the probes
+      checkpoint-000100/                            to go on from
+      settings.json, training.json                  the configuration; when it is done, the ledger and how it ended
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from odeval.atomic import write_json
-from odeval.divergence import score_tokens
-from odeval.engines.hf import HfEngine
-from odeval.engines.hf_model import HfModel, check_same_vocabulary
-from odeval.errors import OdevalError
-from odeval.store import provenance
-from odkd.checkpoint import save
+from odeval.sampling import completion_seed
+from odeval.store import RunFolder
 from odkd.config import TrainConfig
-from odkd.objectives import objective
-from odkd.rollout import Batch, Rollouts, training_prompts
+from odkd.diagnostics import Twins
+from odkd.ranks import this_rank
+from odkd.rollout import training_prompts
+from odkd.run import Run, is_finished
+from odkd.update import accumulate, objective_of
+
+Watch = Callable[[dict[str, Any], int], None]
 
 
-def train(config: TrainConfig, advance: Callable[[int, int], None] = lambda done, total: None) -> Path:
-    """Distil a teacher into a student.
+def train(config: TrainConfig, watch: Watch = lambda row, steps: None) -> Path:
+    """Distil a teacher into a student, or go on with a run that was killed.
 
     Args:
         config: Every setting.
-        advance: Told (steps done, steps in all), for a progress bar.
+        watch: Told the log's row of each update and the number of updates in all, for a live view.
 
     Returns:
         `output_dir`, which then holds the trained student.
 
     Raises:
-        OdevalError: A folder is no model, vocabularies differ, output_dir is in use, loss is not finite.
+        OdevalError: A folder is no model, vocabularies differ, output_dir is in use or of another configuration, loss
+            is not finite.
     """
-    out = Path(config.output_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OdevalError(f"output_dir {out}: is not empty; choose another, or delete it")
+    ranks, out = this_rank(config.device), Path(config.output_dir)
     prompts = training_prompts(config.dataset_name)
-    student = HfModel(config.model_name_or_path, config.device, dtype="float32")
-    teacher = HfModel(config.teacher_model_name_or_path, config.device)
-    check_same_vocabulary(teacher.vocabulary, student.vocabulary, f"{teacher.name} / {student.name}")
-    teacher.model.requires_grad_(False)
-    rollouts = Rollouts(HfEngine(student), HfEngine(teacher), prompts, config)
-    chosen = objective(config.objective)
-    parameters = [parameter for parameter in student.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-    rows: list[dict[str, Any]] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        log = (out / "log.jsonl").open("w", encoding="utf-8")
-    except OSError as error:
-        raise OdevalError(f"output_dir {out}: cannot be written ({error.strerror})") from None
-    with log:
-        for step in range(config.max_steps):
-            student.model.eval()  # dropout belongs to the update, not to what is sampled
-            batch = rollouts.at(step)
-            student.model.train()
-            student_logits, teacher_logits, targets = both_logits(student, teacher, batch)
-            per_token = chosen.loss(student_logits, teacher_logits, **config.dials())
-            loss = per_token.sum() / len(targets)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-            if not math.isfinite(loss.item() + norm.item()):
-                raise OdevalError(
-                    f"loss is {loss.item()}, gradient norm {norm.item()} at step {step} ({batch.source} completions); "
-                    f"lower learning_rate, now {config.learning_rate}"
-                )
-            rate = config.learning_rate * schedule(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-
-            row = {"step": step, "source": batch.source, "tokens": len(targets), "loss": loss.item()}
-            row |= diagnostics(student_logits, teacher_logits, targets)
-            row |= {"grad_norm": norm.item(), "learning_rate": rate}
-            rows.append(row)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            advance(step + 1, config.max_steps)
-
-    student.model.eval()
-    save(student.model, student.tokenizer, out)
-    spent = {
-        "steps": len(rows),
-        "tokens": sum(row["tokens"] for row in rows),
-        "on_policy_fraction": sum(row["source"] == "student" for row in rows) / len(rows),
-    }
-    made = {**provenance(), "command": f"odkd train, {config.objective}"}
-    write_json(out / "training.json", {"config": config.model_dump(), "spent": spent, "provenance": made})
+    config = with_steps(config, len(prompts), ranks.size)
+    if is_finished(out, config):
+        return out
+    with RunFolder(out).lock() if ranks.rank == 0 else nullcontext():
+        run = Run(config, prompts, ranks)
+        device = run.pair.student.device
+        try:
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                _loop(run, watch)
+        finally:
+            if run.log:
+                run.log.close()
+        run.finish()
     return out
 
 
-def both_logits(student: HfModel, teacher: HfModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run both models over a batch and keep the positions that predict a generated token.
+def _loop(run: Run, watch: Watch) -> None:
+    config, ranks, ledger, student = run.config, run.ranks, run.ledger, run.pair.student.model
+    parameters = list(run.pair.trainable.values())
+    if run.probe and run.start == 0:
+        run.probe.measure(0, ranks, run.log, ledger)  # the start, which later probes are compared with
+    for step in range(run.start, config.max_steps):
+        now, before = config.at(step), run.before(step)
+        torch.manual_seed(completion_seed(config.seed, "dropout", f"step {step}", ranks.rank))
+        with ledger.phase("rollout"):
+            student.eval()  # dropout belongs to the update, not to what is sampled
+            batches = run.rollouts.at(step)
+        with ledger.phase("update"):
+            student.train(not config.disable_dropout)
+            run.optimizer.zero_grad()
+            twins = Twins(config.entropy_threshold, run.pair.student.device, step)
+            accumulate(run.pair, batches, now, ranks, twins, ledger)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm or math.inf).item()
+            told = twins.row(ranks)
+        run.gradient_is_finite(step, batches, told["loss"], norm)
+        run.save(step, before)
+        rate = config.learning_rate * schedule(config, step)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        with ledger.phase("update"):
+            run.optimizer.step()
 
-    Returns:
-        Student logits [N, V] with gradient, teacher logits [N, V] without, and the N generated tokens.
-        V is the real vocabulary: padded rows of a head are cut before any softmax.
+        source = batches[0].source
+        name, on_policy = objective_of(now, source), source in ("student", "mixed")
+        ledger.updates, ledger.on_policy_updates = step + 1, ledger.on_policy_updates + on_policy
+        if on_policy and run.entropy_at_start is None:
+            run.entropy_at_start = told["student_entropy"]
+        drift = told["student_entropy"] - run.entropy_at_start if on_policy and run.entropy_at_start else None
+        if name.startswith("topk_") and now.loss_temperature == 1:
+            told["tail_gap"] = told[name.removeprefix("topk_")] - told["loss"]
+        row = {"step": step, "source": source, "objective": name, **told, "entropy_drift": drift}
+        row["on_policy_fraction"] = ledger.on_policy_updates / ledger.updates
+        row |= {"grad_norm": norm, "learning_rate": rate}
+        if run.log:
+            run.log.write(row)
+        watch(row, config.max_steps)
+        if run.probe and run.probe.due(step + 1):
+            run.probe.measure(step + 1, ranks, run.log, ledger)
+            if run.probe.stop:
+                break
+
+
+def with_steps(config: TrainConfig, num_prompts: int, ranks: int) -> TrainConfig:
+    """Turn num_train_epochs into max_steps, where max_steps is not given.
+
+    Args:
+        config: As configured.
+        num_prompts: Of the data set.
+        ranks: Processes.
     """
-    predicting_BT = batch.generated_BT.roll(-1, dims=1)  # a token is predicted by the position before it
-    predicting_BT[:, -1] = False
-    device = student.device
-    ids, mask, predicting = (tensor.to(device) for tensor in (batch.ids_BT, batch.mask_BT.long(), predicting_BT))
-    student_logits = student.logits_at(student.hidden(ids, mask)[predicting])
-    with torch.no_grad():
-        teacher_logits = teacher.logits_at(teacher.hidden(ids, mask)[predicting])
-    return student_logits, teacher_logits, batch.ids_BT[batch.generated_BT].to(device)
-
-
-@torch.no_grad()
-def diagnostics(student_logits: torch.Tensor, teacher_logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    """Mean over a batch's tokens of both divergences and both entropies, in nats; no extra forward pass."""
-    scores = score_tokens(student_logits, teacher_logits, targets)
-    names = ("forward_kl", "reverse_kl", "student_entropy", "teacher_entropy")
-    return {name: getattr(scores, name).mean().item() for name in names}
+    if config.max_steps > 0 or config.num_train_epochs is None:
+        return config
+    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * ranks
+    steps = math.ceil(config.num_train_epochs * num_prompts * config.num_generations / rows)
+    return config.with_max_steps(steps)
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -140,8 +135,10 @@ def schedule(config: TrainConfig, step: int) -> float:
         >>> [schedule(config, step) for step in range(4)]
         [0.5, 1.0, 1.0, 0.5]
     """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.lr_scheduler_type == "constant":
+    warmup = config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * config.max_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.lr_scheduler_type.startswith("constant"):
         return 1.0
-    return (config.max_steps - step) / (config.max_steps - config.warmup_steps)
+    left = (config.max_steps - step) / (config.max_steps - warmup)
+    return left if config.lr_scheduler_type == "linear" else 0.5 * (1 - math.cos(math.pi * left))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from branch_data import with_branch_points
 from synthetic import draws, random_tokens, write_run, write_tokens
 
 from odeval.compare import CompareSettings, compare
@@ -83,8 +84,36 @@ def changed(audit: Audit) -> Audit:
     return copy.deepcopy(audit[0]), copy.deepcopy(audit[1])
 
 
+def whole(audit: Audit) -> Audit:
+    """With all that texts and token tables could tell."""
+    comparison, verdict = changed(audit)
+    return with_branch_points(comparison), verdict
+
+
+def older(audit: Audit) -> Audit:
+    """As a version wrote it that knew nothing of branch points."""
+    comparison, verdict = changed(audit)
+    del comparison["tradeoff"]
+    for item in (*comparison["runs"], *comparison["pairs"]):
+        for key in ("families", "thresholds", "coverage", "diversity", "branches", "completion"):
+            item.pop(key, None)
+    return comparison, verdict
+
+
 def without_numbers(
-    value: Any, spared: tuple[str, ...] = ("settings", "sampling", "k", "judged", "n", "schema")
+    value: Any,
+    spared: tuple[str, ...] = (
+        "settings",
+        "sampling",
+        "k",
+        "judged",
+        "n",
+        "schema",
+        "grid",
+        "threshold",
+        "length",
+        "at",
+    ),
 ) -> Any:
     """The same, with every measured number unknown."""
     if isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,18 @@ def test_an_unexpected_error_is_four_and_never_a_verdict(tmp_path: Path, monkeyp
 def test_the_list_of_verbs_is_frozen() -> None:
     """Scripts of users depend on these names."""
     assert set(VERBS) == {
-        "demo", "audit", "sample", "grade", "score", "compare", "gate", "plan", "report", "import",
+        "demo", "audit", "sample", "grade", "score", "compare", "gate", "plan", "report", "plot", "show", "import",
         "export", "tasks", "env",
     }  # fmt: skip
+
+
+def test_idle_threads_do_not_spin_unless_asked(monkeypatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    run(["tasks"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    run(["tasks"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_tasks_and_env(capsys) -> None:

@@ -10,9 +10,8 @@ import pytest
 from answer_tables import random_tables, table
 from scipy import stats as distributions
 
+from odeval.metrics.classes import ClassCounts, class_counts
 from odeval.metrics.coverage import (
-    ClassCounts,
-    class_counts,
     coverage_gap_at_k,
     distinct_at_k,
     lost_modes,

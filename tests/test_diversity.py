@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from answer_tables import random_tables, table
 
-from odeval.metrics.coverage import class_counts
+from odeval.metrics.classes import class_counts
 from odeval.metrics.diversity import answer_entropy, matched_distinct, matched_sample, split
 from odeval.stats import estimate, linearise
 

@@ -44,6 +44,16 @@ def test_public_names_exist() -> None:
         _ = odeval.nothing
 
 
+def test_running_models_without_torch_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('none here', name='torch')")
+    code = f"from odeval.cli import run\nrun(['demo', '--out', {str(tmp_path / 'out')!r}])"
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stderr == "odeval: this runs models and needs torch: pip install 'odeval[hf]'\n"
+
+
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).parent / "lint-imports"
     environment = {**os.environ, "PYTHONPATH": str(folder)}

@@ -11,6 +11,7 @@ from synthetic import draws, random_tokens, write_run, write_tokens
 
 from odeval.measure import load_completions, measure
 from odeval.metrics import FAMILIES, METRICS
+from odeval.metrics.passk import counts
 from odeval.metrics.tokens import TokenBlock, block, blocks, combined
 from odeval.schemas import BRANCH_COLUMNS, TOKEN_COLUMNS
 from odeval.types import PerPrompt
@@ -85,7 +86,7 @@ def half(whole: TokenBlock, parity: int) -> TokenBlock:
     return TokenBlock(whole.prompt_ids, *(getattr(whole, name)[chosen] for name in columns))
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted(name for name, family in FAMILIES.items() if family.reads == "tokens"))
 def test_families_add_up_and_stay_in_bounds(name: str) -> None:
     whole, family = tokens(), FAMILIES[name]
     grid = family.grid or (0.3, 0.8, 1.0)
@@ -107,6 +108,22 @@ def test_families_agree_with_the_metric_at_one_threshold() -> None:
     grid = FAMILIES["retention_by_threshold"].compute(whole, (0.3, THRESHOLD))
     single = METRICS["retention"].compute(whole, THRESHOLD)
     np.testing.assert_array_equal(grid.numerator[:, 1], single.numerator)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, family in FAMILIES.items() if family.reads != "tokens"))
+def test_one_draw_is_right_as_often_as_any_other(name: str, frame: pd.DataFrame) -> None:
+    generator = np.random.default_rng(1)
+    frame = frame.assign(reward=generator.random(len(frame)))
+    family = FAMILIES[name]
+    table = counts(frame) if family.reads == "counts" else frame
+    found = family.compute(table, (1, 4, 50))
+    own = counts(frame)
+    expected = (own["c"] / own["n"]).sum() / len(own)
+    values = found.numerator.sum(0) / np.maximum(found.denominator.sum(0), 1)
+    # a vote of one is drawn, not enumerated
+    assert values[0] == pytest.approx(expected, abs=0.05 if name == "majority_at_k" else 1e-12)
+    assert 0 <= values[1] <= 1
+    assert found.denominator[:, 2].sum() == 0, "nobody has 50 completions"
 
 
 def test_coverage_profile_against_a_plain_loop() -> None:

@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from branch_data import with_branch_points
 from page_reader import contrast
 from report_data import Audit, audited, changed, without_numbers
 
 from odeval import plots
-from odeval.errors import OdevalError
-from odeval.plots import style
+from odeval.plots import canvas, style
 from odeval.plots.curves import draw_passk
 
 KINDS = list(plots.FIGURES)
@@ -32,7 +32,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
 
 @pytest.fixture
 def comparison(audit: Audit) -> dict[str, Any]:
-    return changed(audit)[0]
+    return with_branch_points(changed(audit)[0])
 
 
 def texts(drawn: str) -> list[str]:
@@ -64,13 +64,15 @@ def test_runs_differ_without_colour(comparison: dict[str, Any]) -> None:
     looks = list(style.looks(comparison).values())
     assert len(looks) == 2 + style.MOST_CANDIDATES
     assert len({look.marker for look in looks}) == len({look.color for look in looks}) == len(looks)
+    alone = style.looks({**comparison, "runs": comparison["runs"][:6]}, ["more 1"])["more 1"]
+    assert alone == style.looks({**comparison, "runs": comparison["runs"][:6]})["more 1"]
     dashes = [str(look.dash) for look in looks if look.marker not in ("o", "D")]
     assert len(set(dashes)) == len(dashes)
 
 
 def test_curves_end_in_names_and_go_dashed_beyond_half_of_n(comparison: dict[str, Any]) -> None:
     limit = plots.Limit(-0.03, (1, 2, 4), "start")
-    with style.styled():
+    with canvas.styled():
         drawing = draw_passk(comparison, limits=[limit])
         top, bottom = drawing.axes
         values = [100 * value for value in comparison["runs"][-1]["pass_at_k"]["value"]]
@@ -108,7 +110,7 @@ def test_a_label_moves_only_when_a_neighbour_needs_the_room() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "case", ["no teacher", "no baseline", "no pairs", "not scored", "one k", "null", "many", "names"]
+    "case", ["no teacher", "no baseline", "no pairs", "not scored", "older", "one k", "null", "many", "names"]
 )
 def test_degenerate_inputs_still_draw(kind: str, case: str, comparison: dict[str, Any]) -> None:
     runs, pairs = comparison["runs"], comparison["pairs"]
@@ -121,7 +123,13 @@ def test_degenerate_inputs_still_draw(kind: str, case: str, comparison: dict[str
     elif case == "not scored":
         for run in runs:
             run["survival"] = {}
+    elif case == "older":
+        del comparison["tradeoff"]
+        for item in (*runs, *pairs):
+            for key in ("families", "coverage", "diversity", "branches", "completion"):
+                item.pop(key, None)
     elif case == "one k":
+        comparison["tradeoff"]["points"] = []
         comparison["settings"]["ks"] = [4]
         for item in (*runs, *pairs):
             curve = item["pass_at_k"]
@@ -139,17 +147,19 @@ def test_degenerate_inputs_still_draw(kind: str, case: str, comparison: dict[str
         comparison["pairs"] = pairs + [{**pairs[0], "candidate": f"more {i}"} for i in range(28)]
     else:
         for old, new in (("collapsed", "_$x^2$\x1b[31m\n\u202e<b>" + "字" * 80), ("start", "x" * 300)):
-            for item in (*runs, *pairs):
-                for key in ("label", "candidate", "baseline"):
+            for item in (*runs, *pairs, *comparison["tradeoff"]["points"], *comparison["tradeoff"]["anchors"]):
+                for key in ("label", "against", "candidate", "baseline"):
                     item[key] = new if item.get(key) == old else item.get(key)
+        with_branch_points(comparison, "\x1b[31m$x^2$\x00\u202e字<b>\n")
     drawn = plots.svg(kind, comparison, "t", "d")
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", drawn)
     assert ElementTree.fromstring(drawn).get("viewBox")
     assert "nan" not in re.findall(r' d="([^"]*)"', drawn)
 
 
 def test_lost_prompts_are_crosses_and_ten_thousand_prompts_are_pixels(comparison: dict[str, Any]) -> None:
-    with style.styled():
-        first = plots.FIGURES["lost"](comparison).axes[0]
+    with canvas.styled():
+        first = plots.FIGURES["lost"].draw(comparison).axes[0]
         crosses = sum(len(line.get_xdata()) for line in first.lines if line.get_marker() == "x")
     teacher, own = comparison["runs"][0]["counts"]["c"], comparison["runs"][2]["counts"]["c"]
     assert crosses == len({c for c, d in zip(teacher, own, strict=True) if c and not d}) > 0
@@ -159,15 +169,6 @@ def test_lost_prompts_are_crosses_and_ten_thousand_prompts_are_pixels(comparison
     large = plots.svg("lost", comparison, "", "")
     assert "data:image/png" in large
     assert len(large) < 200_000
-
-
-def test_save_writes_svg_and_png_and_nothing_else(comparison: dict[str, Any], tmp_path: Path) -> None:
-    assert plots.save("passk", comparison, tmp_path / "a.svg").read_text().startswith("<svg")
-    assert plots.save("passk", comparison, tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(OdevalError, match=r"unknown figure 'pask'.*did you mean 'passk'"):
-        plots.save("pask", comparison, tmp_path / "a.svg")
-    with pytest.raises(OdevalError, match=r"a\.pdf: a figure is written as \.svg or \.png"):
-        plots.save("passk", comparison, tmp_path / "a.pdf")
 
 
 def test_drawing_leaves_the_users_matplotlib_alone(comparison: dict[str, Any]) -> None:
@@ -184,5 +185,5 @@ def test_inks_can_be_read_on_white() -> None:
     for look in (style._TEACHER, style._BASELINE, *style._CANDIDATES):
         assert contrast(look[1], "#ffffff") >= 4.5
         assert contrast(look[0], "#ffffff") >= 2
-    assert all(contrast(ink, "#ffffff") >= 4.5 for ink in (style.INK, style.MUTED, style.LOST))
+    assert all(contrast(ink, "#ffffff") >= 4.5 for ink in (canvas.INK, canvas.MUTED, canvas.LOST))
     assert len({a[2] + b[2] for a, b in combinations(style._CANDIDATES, 2)}) == 15

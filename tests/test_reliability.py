@@ -6,6 +6,8 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import optimize
+from scipy import stats as distributions
 
 from odeval.curves import Counts
 from odeval.errors import OdevalError
@@ -13,6 +15,7 @@ from odeval.extrapolate import extrapolate, fit
 from odeval.metrics.passk import pass_at_k
 from odeval.metrics.reliability import best_of_k, g_pass_at_k, majority_at_k, pass_hat_k
 from odeval.overlap import benjamini_hochberg, overlap
+from odeval.types import PerPrompt
 
 
 def test_pass_hat_k_counts_subsets_that_are_all_right() -> None:
@@ -44,7 +47,13 @@ def test_g_pass_joins_pass_at_k_and_pass_hat_k() -> None:
 
 def frame(**columns: list) -> pd.DataFrame:
     size = len(next(iter(columns.values())))
-    return pd.DataFrame({"prompt_id": ["p"] * size, **columns})
+    return pd.DataFrame({"prompt_id": ["p"] * size, "sample_id": range(size), **columns})
+
+
+def at(curve: PerPrompt, k: int, prompt_id: str = "p") -> float:
+    row, column = list(curve.prompt_ids).index(prompt_id), curve.grid.index(k)
+    known = curve.denominator[row, column]
+    return float(curve.numerator[row, column]) if known else float("nan")
 
 
 def test_best_of_k_is_the_mean_over_subsets() -> None:
@@ -53,14 +62,14 @@ def test_best_of_k_is_the_mean_over_subsets() -> None:
     for k in (1, 2, 3, 5):
         subsets = list(combinations(range(5), k))
         expected = np.mean([correct[max(subset, key=lambda i: reward[i])] for subset in subsets])
-        assert found.loc["p", k] == pytest.approx(expected)
-    assert np.isnan(found.loc["p", 6])
+        assert at(found, k) == pytest.approx(expected)
+    assert np.isnan(at(found, 6))
 
 
 def test_best_of_k_breaks_ties_at_random_not_by_order() -> None:
     rows = frame(reward=[1.0, 1.0, 1.0, 1.0], correct=[1.0, 0.0, 0.0, 0.0])
-    assert best_of_k(rows, [4]).loc["p", 4] == pytest.approx(0.25)
-    assert best_of_k(rows.iloc[::-1], [4]).loc["p", 4] == pytest.approx(0.25)
+    assert at(best_of_k(rows, [4]), 4) == pytest.approx(0.25)
+    assert at(best_of_k(rows.iloc[::-1], [4]), 4) == pytest.approx(0.25)
 
 
 def test_majority_is_the_mean_over_subsets_with_random_ties() -> None:
@@ -72,13 +81,39 @@ def test_majority_is_the_mean_over_subsets_with_random_ties() -> None:
             votes = {name: sum(answers[i] == name for i in subset) for name in "abc"}
             winners = [name for name in "abc" if votes[name] == max(votes.values())]
             shares.append(winners.count("a") / len(winners))
-        assert found.loc["p", k] == pytest.approx(np.mean(shares), abs=0.015)
+        assert at(found, k) == pytest.approx(np.mean(shares), abs=0.015)
 
 
 def test_who_gives_no_answer_does_not_vote() -> None:
     rows = frame(answer=[None, None, None, "a"], correct=[0.0, 0.0, 0.0, 1.0])
-    assert majority_at_k(rows, [4]).loc["p", 4] == 1.0
-    assert majority_at_k(frame(answer=[None, None], correct=[0.0, 0.0]), [2]).loc["p", 2] == 0.0
+    assert at(majority_at_k(rows, [4]), 4) == 1.0
+    assert at(majority_at_k(frame(answer=[None, None], correct=[0.0, 0.0]), [2]), 2) == 0.0
+
+
+def test_majorities_of_many_prompts_do_not_mix() -> None:
+    """Other prompts, their answers and the order of rows change nothing; uneven n, no answers, no grades."""
+    generator = np.random.default_rng(3)
+    tables = []
+    for p, size in enumerate([6, 6, 9, 1, 6, 0, 4]):
+        answer = generator.choice(["a", "b", "c", None], size).tolist()
+        correct = [float(a == "a") if generator.random() < 0.8 else np.nan for a in answer]
+        tables.append(frame(answer=answer, correct=correct).assign(prompt_id=f"p{p}"))
+    together = pd.concat(tables)
+    ks = [1, 2, 5]
+    found = majority_at_k(together, ks)
+    shuffled = majority_at_k(together.sample(frac=1, random_state=0), ks)
+    np.testing.assert_array_equal(found.numerator, shuffled.numerator)
+    for p, table in enumerate(tables):
+        graded = int(table["correct"].notna().sum())
+        if graded:
+            alone = majority_at_k(table, ks)
+            for k in ks:
+                assert at(found, k, f"p{p}") == pytest.approx(at(alone, k, f"p{p}"), nan_ok=True)
+                assert np.isnan(at(alone, k, f"p{p}")) == (graded < k)
+                if k == graded:
+                    votes = table.dropna(subset=["correct", "answer"])["answer"].value_counts()
+                    top = votes.index[votes == votes.max()] if len(votes) else []
+                    assert at(alone, k, f"p{p}") == pytest.approx(("a" in top) / max(len(top), 1))
 
 
 def test_overlap_finds_the_prompts_that_changed_and_few_others() -> None:
@@ -127,6 +162,28 @@ def test_extrapolation_recovers_the_distribution_it_assumes() -> None:
     truth = 1 - ((1 - rates) ** 64).mean()
     assert curve["value"][-1] == pytest.approx(truth, abs=0.03)
     assert curve["without_zeros"][-1] > curve["value"][-1]
+
+
+@pytest.mark.parametrize("inflated", [True, False])
+def test_the_fit_is_the_maximum_that_an_optimiser_finds(inflated: bool) -> None:
+    for seed, n, (zeros, a, b) in ((0, 16, (0.2, 0.6, 2.0)), (1, 64, (0.0, 3.0, 0.4)), (2, 8, (0.5, 30.0, 20.0))):
+        generator = np.random.default_rng(seed)
+        rates = np.where(generator.random(300) < zeros, 0.0, generator.beta(a, b, 300))
+        c = generator.binomial(n, rates)
+
+        def loss(theta: np.ndarray, c: np.ndarray = c, n: int = n) -> float:
+            mass = distributions.betabinom.pmf(c, n, *np.exp(theta[:2]))
+            share = 1 / (1 + np.exp(-theta[2])) if inflated else 0.0
+            return -float(np.log(share * (c == 0) + (1 - share) * mass).sum())
+
+        start = [np.log(a), np.log(b), -1.0]
+        bounds = [(-8, 8), (-8, 8), (-12, 6)]
+        best = optimize.minimize(
+            loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-6, "fatol": 1e-9}
+        )
+        own = fit(Counts(np.full(300, n), c), inflated)
+        theta = np.array([np.log(own.a), np.log(own.b), np.log(own.zeros / (1 - own.zeros)) if inflated else 0.0])
+        assert loss(theta) <= best.fun + 1e-4
 
 
 def test_extrapolation_is_silent_where_it_knows_nothing() -> None:

@@ -15,13 +15,8 @@ from odeval import testbed
 from odeval.engines.hf import HfEngine
 from odeval.engines.hf_model import HfModel
 from odeval.measure import Measured, measure
-from odeval.metrics.coverage import (
-    class_counts,
-    coverage_gap_at_k,
-    recall_at_k,
-    self_coverage_at_k,
-    solution_coverage_at_k,
-)
+from odeval.metrics.classes import class_counts
+from odeval.metrics.coverage import coverage_gap_at_k, recall_at_k, self_coverage_at_k, solution_coverage_at_k
 from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
 from odeval.stats import linearise

@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from branch_data import with_branch_points
 from page_reader import Page, contrast, invented
-from report_data import Audit, audited, changed, without_numbers
+from report_data import Audit, audited, changed, older, whole, without_numbers
 
 from odeval.report import render_html, render_markdown, write_report
 from odeval.report.view import next_step
@@ -23,19 +25,27 @@ HOSTILE = "<script>alert(1)</script></style>\x1b[31m\x00\u202eevil\u200b'\"`|$x$
 @pytest.fixture(scope="module")
 def audits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Audit]:
     folder = tmp_path_factory.mktemp("audits")
+    arms = {"rkl": "collapsed", "fkl": "faithful", "mix": "close"}
+    one = audited(folder / "one", {"collapsed": "collapsed"})
+    several = audited(folder / "several", arms, prompts=60, n=8)
     return {
-        "one": audited(folder / "one", {"collapsed": "collapsed"}),
-        "several": audited(
-            folder / "several", {"rkl": "collapsed", "fkl": "faithful", "mix": "close"}, prompts=60, n=8
-        ),
+        "one": one,
+        "several": several,
         "teacher only": audited(folder / "teacher", {"close": "close"}, baseline=False, prompts=60, n=8),
         "baseline only": audited(folder / "start", {"faithful": "faithful"}, teacher=False, prompts=60, n=8),
         "not scored": audited(folder / "plain", {"close": "close"}, tokens=False, prompts=60, n=8),
         "one k": audited(folder / "k", {"close": "close"}, prompts=40, n=4, ks=(1,)),
+        "older": older(several),
+        **{f"{name}, whole": whole(made) for name, made in (("one", one), ("several", several))},
     }
 
 
-@pytest.fixture(params=["one", "several", "teacher only", "baseline only", "not scored", "one k"])
+@pytest.fixture(
+    params=[
+        "one", "several", "teacher only", "baseline only", "not scored", "one k", "older", "one, whole",
+        "several, whole",
+    ]
+)  # fmt: skip
 def audit(request: pytest.FixtureRequest, audits: dict[str, Audit]) -> Audit:
     return audits[request.param]
 
@@ -70,7 +80,12 @@ def test_page_is_whole_safe_and_accessible(audit: Audit) -> None:
         if attributes.get("class") == "scroll":
             assert attributes["tabindex"] == "0"
             assert attributes["aria-label"]
-    assert tags.count("h1") == 1
+    assert tags.count("h1") == tags.count("main") == tags.count("nav") == 1
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert all(below - above <= 1 for above, below in pairwise(levels)), "a level of headings is skipped"
+    assert tags.count("caption") == tags.count("table")
+    assert all(attributes.get("scope") for tag, attributes in elements if tag == "th")
+    assert elements[tags.index("body") + 1] == ("a", {"class": "skip", "href": "#content"})
     assert "@import" not in page
     assert "url(http" not in page
 
@@ -135,28 +150,36 @@ def test_the_band_is_of_the_scope_that_was_judged(audits: dict[str, Audit]) -> N
         assert f"at once and answers: {question} A difference" in text
 
 
-def test_several_candidates_are_one_verdict_and_a_row_each(audits: dict[str, Audit]) -> None:
+def test_several_candidates_are_one_verdict_and_a_column_each(audits: dict[str, Audit]) -> None:
     page = render_html(*audits["several"])
     table = page[page.index('class="candidates"') :].partition("</table>")[0]
-    rows = re.findall(r'<tr><th scope="row">(\w+)</th><td><span class="mark (\w+)">', table)
-    verdicts = [(one["candidate"], one["verdict"]) for one in audits["several"][1]["candidates"]]
-    assert [name for name, _ in rows] == [name for name, _ in verdicts] == ["rkl", "fkl", "mix"]
+    names = re.findall(r'<th scope="col" class="\w+">(\w+)</th>', table)
+    marks = re.findall(r'<td><span class="mark (\w+)">', table.partition("pass@1")[0])
+    rows = list(zip(names, marks, strict=True))
+    order = ("FAIL", "INCONCLUSIVE", "PASS")
+    judged = sorted(audits["several"][1]["candidates"], key=lambda one: order.index(one["verdict"]))
+    verdicts = [(one["candidate"], one["verdict"]) for one in judged]
+    assert [name for name, _ in rows] == [name for name, _ in verdicts]
     assert [kind for _, kind in rows] == [{"PASS": "pass", "FAIL": "fail"}.get(word, "open") for _, word in verdicts]
     assert 'class="tile' not in page
 
 
+ORDER = re.compile(r'<section class="part" id="(\w+)"')
+
+
 def test_trust_comes_first_when_anything_is_not_ok(audits: dict[str, Audit]) -> None:
-    comparison, verdict = changed(audits["one"])
-    order = re.compile(r'<section class="part" id="(\w+)"')
+    comparison, verdict = changed(audits["one, whole"])
     for row in comparison["trust"]:
         row["status"] = "ok"
-    assert order.findall(render_html(comparison, verdict)) == [
-        "curves", "lost", "entropy", "metrics", "rules", "trust", "reproduce",
-    ]  # fmt: skip
+    parts = ["curves", "lost", "entropy", "branches", "coverage", "diversity", "metrics", "rules"]
+    assert ORDER.findall(render_html(comparison, verdict)) == [*parts, "trust", "reproduce"]
     comparison["trust"][0].update(status="warn", detail="only a few prompts")
     page = render_html(comparison, verdict)
-    assert order.findall(page)[0] == "trust"
+    assert ORDER.findall(page) == ["trust", *parts, "reproduce"]
     assert page.index("only a few prompts") < page.index('class="tiles"')
+    contents = re.search(r'<nav class="contents".*?</nav>', page, re.DOTALL)
+    assert contents is not None
+    assert re.findall(r'href="#(\w+)"', contents[0]) == ORDER.findall(page)
 
 
 def test_hostile_texts_change_nothing(audits: dict[str, Audit]) -> None:
@@ -172,21 +195,28 @@ def test_hostile_texts_change_nothing(audits: dict[str, Audit]) -> None:
             row.update(prompt=HOSTILE * 100, baseline_answer="word" * 250_000, candidate_answer=HOSTILE)
     comparison["provenance"]["command"] = HOSTILE
     verdict["candidates"][0]["headline"] = HOSTILE
+    with_branch_points(comparison, HOSTILE)
+    for pair in comparison["pairs"]:
+        if pair["completion"]:
+            pair["completion"]["pieces"][7] = "token" * 200_000
+            pair["branches"]["listed"][0].update(context="long" * 250_000, branch="\u202e" * 300)
     page = render_html(comparison, verdict)
     elements = Page(page).elements
     assert not {"script", "x"} & {tag for tag, _ in elements}
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", page)
     for made_visible in ("␛[31m", "␀", "⟨U+202E⟩", "⟨U+200B⟩", "⟨U+D800⟩", "⟨U+200D⟩", "&lt;script&gt;", "{{ 7*7 }}"):
         assert made_visible in page, made_visible
-    assert len(page.encode()) < 250_000
+    assert len(page.encode()) < 350_000
     assert "wordword…" in page
+    assert "tokentoken…" in page
+    assert "⟨U+202E⟩…" in page
     markdown = render_markdown(comparison, verdict)
     assert "<" not in re.sub(r"(`+).*?\1|\\<", "", markdown)
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e\ud800]", markdown)
 
 
 def test_unknown_numbers_are_never_zero(audits: dict[str, Audit]) -> None:
-    comparison, verdict = audits["one"]
+    comparison, verdict = audits["one, whole"]
     page = render_html(without_numbers(comparison), without_numbers(verdict, ("alpha",)))
     texts = Page(page).texts
     assert sum("n/a" in text for text in texts) > 100
@@ -224,7 +254,7 @@ def test_thirty_candidates_and_long_names_stay_small(audits: dict[str, Audit]) -
         comparison["runs"].append({**run, "label": label})
         comparison["pairs"] += [{**pair, "candidate": label} for pair in pairs]
         verdict["candidates"].append({**judged, "candidate": label})
-    page = render_html(comparison, verdict)
+    page = render_html(with_branch_points(comparison), verdict)
     assert not invented(page, (comparison, verdict))
     assert len(page.encode()) < 1_000_000
     assert "The figures show the worst candidates; the tables hold all." in page

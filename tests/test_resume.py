@@ -34,6 +34,7 @@ def command(arguments: list[str], slow: bool, log: Path) -> None:
     fsync = os.fsync
     if slow:
         atomic.os.fsync = lambda descriptor: (fsync(descriptor), time.sleep(0.03))  # type: ignore[assignment]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -137,13 +138,15 @@ def test_an_interrupt_is_one_line_and_a_second_process_waits_outside(teacher_fol
     try:
         while process.is_alive() and not list(out.glob("samples/*.parquet")):
             time.sleep(0.005)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)  # however slow the second one starts, the first is not done
         with pytest.raises(OdevalError, match="run: another odeval process is writing it; wait for it to end"):
             RunFolder(out).lock().__enter__()
         second = start(arguments, tmp_path / "second")
         second.join(60)
         assert second.exitcode == 2
-        assert process.pid is not None
         os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGCONT)
         process.join(60)
     finally:
         process.kill()

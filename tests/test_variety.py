@@ -16,7 +16,7 @@ import pytest
 from synthetic import write_run
 
 from odeval.measure import Measured, measure
-from odeval.metrics.coverage import class_counts
+from odeval.metrics.classes import class_counts
 from odeval.metrics.diversity import matched_distinct, matched_sample
 from odeval.metrics.ngrams import take_apart
 from odeval.metrics.textdiversity import self_bleu

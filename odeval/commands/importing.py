@@ -28,7 +28,8 @@ def import_(
             tinker, table.
         file: The log.
         out: The run folder.
-        columns: For a table: ours=theirs,… of prompt, completion, correct, id, answer, sample_id, finish_reason, seed.
+        columns: For a table: ours=theirs,… of prompt, completion, correct, id, answer, sample_id, finish_reason, seed,
+            reward.
         grader: Grade the completions with this instead of taking the log's word.
         threshold: A score of at least this is right; needed where scores are not 0 or 1.
         metric: Which of several recorded scores, scorers or rewards to use.

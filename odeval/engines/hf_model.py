@@ -16,6 +16,7 @@ from odeval.atomic import hash_files
 from odeval.engines.cache import new_cache
 from odeval.engines.loading import check_folder, device_named, first_line, load_tokenizer, load_weights, stop_ids
 from odeval.errors import OdevalError
+from odeval.fused import Head
 from odeval.testbed import model_folder
 from odeval.types import ModelRef, Prompt, content_hash
 
@@ -217,6 +218,15 @@ class HfModel:
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
         return logits
+
+    def head(self) -> Head | None:
+        """Return the output matrix with its scalings, as `odeval.fused` takes it; None where it is not one matrix."""
+        layer = self.model.get_output_embeddings()
+        if not self.plain_head or type(layer) is not torch.nn.Linear:
+            return None
+        config = self.model.config.get_text_config()
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None) or None)
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:

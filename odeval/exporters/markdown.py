@@ -13,6 +13,7 @@ from odeval.report.view import MARKS
 from odeval.visible import visible
 
 _LINE = 600  # characters
+_CONTEXT, _BRANCHES = 60, 3  # characters before a dropped branch, and how many of those are shown
 _MARKUP = re.compile(r"[\\`*_\[\]<|~&!$]|:(?=//)|(?<=www)\.")
 
 
@@ -59,7 +60,8 @@ def block(comparison: dict[str, Any] | None, verdict: dict[str, Any], row: dict[
     name = escaped(f"{row['benchmark']}, {row['candidate']}" if several else row["candidate"])
     parts = [f"{mark.sign} **{mark.word}** {name}: {escaped(row['headline'])}\n", rules_table(verdict, row)]
     if comparison is not None:
-        parts += [curve_table(comparison, verdict, row["candidate"]), *_doubts(comparison)]
+        candidate = row["candidate"]
+        parts += [curve_table(comparison, verdict, candidate), *_dropped(comparison, candidate), *_doubts(comparison)]
     return "\n".join(parts)
 
 
@@ -96,6 +98,21 @@ def curve_table(comparison: dict[str, Any], verdict: dict[str, Any], candidate: 
 
 def _cell(number: Shown) -> str:
     return escaped(f"{number.text} {number.interval}".strip())
+
+
+def _dropped(comparison: dict[str, Any], candidate: str) -> list[str]:
+    """The dropped branches that cost most right completions."""
+    pair = pair_of(comparison, candidate, "teacher")
+    branches = pair and pair.get("branches")
+    if not branches or not branches["listed"]:
+        return []
+    rows = [
+        (escaped(f"{row['prompt']}{row['context']}"[-_CONTEXT:]), escaped(row["branch"]), f"{row['teacher_prob']:.2f}",
+         f"{row['student_prob']:.2g}", f"{row['correct']} of {row['taken']}")
+        for row in branches["listed"][:_BRANCHES]
+    ]  # fmt: skip
+    head = ("the teacher goes on after", "with", "teacher", "student", "right when taken")
+    return [f"Dropped branches: {branches['branches']}, of these most costly\n\n" + table(head, rows)]
 
 
 def _doubts(comparison: dict[str, Any]) -> list[str]:

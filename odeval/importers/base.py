@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from odeval.atomic import write_text
 from odeval.errors import OdevalError
+from odeval.schemas import REWARD
 from odeval.store import RunFolder, write_table
 from odeval.tasks.base import Grader
 from odeval.types import GRADES, SAMPLES, ModelRef, Prompt
 
-COLUMNS = ("prompt_id", "sample_id", "completion", "correct", "answer", "why", "finish_reason", "seed")
+COLUMNS = ("prompt_id", "sample_id", "completion", "correct", "answer", "why", "finish_reason", "seed", "reward")
 UNKNOWN_SAMPLING = {"temperature": None, "top_p": None, "top_k": None, "max_tokens": None, "seed": None}
 _PART_ROWS = 50_000
 
@@ -149,7 +150,8 @@ def _samples(rows: pd.DataFrame) -> pa.Table:
 
 
 def _grades(rows: pd.DataFrame) -> pa.Table:
-    return pa.table([pa.array(_or_none(rows[f.name]), f.type) for f in GRADES], schema=GRADES)
+    schema = GRADES.append(REWARD) if rows["reward"].notna().any() else GRADES
+    return pa.table([pa.array(_or_none(rows[f.name]), f.type) for f in schema], schema=schema)
 
 
 def _or_none(column: pd.Series) -> list[Any]:

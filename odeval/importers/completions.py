@@ -44,6 +44,7 @@ class Found:
         finish: The tool's word for how it ended.
         seed: As recorded.
         sample_id: As recorded; None to count in the order of the file.
+        reward: What a verifier or reward model gave it, beside the outcome; for best-of-k.
         answers: Accepted answers where there are several; () for the prompt's own.
     """
 
@@ -57,6 +58,7 @@ class Found:
     finish: str = ""
     seed: int | None = None
     sample_id: int | None = None
+    reward: float | None = None
     answers: Sequence[str] = ()
 
 
@@ -103,8 +105,9 @@ def assemble(
         if null:
             nulls[null] += 1
         finish = _FINISH.get(item.finish, UNKNOWN_FINISH)
-        values = (key, sample_id, item.completion, grade.correct, grade.answer, grade.why, finish, item.seed)
-        rows.append(values)
+        rows.append(
+            (key, sample_id, item.completion, grade.correct, grade.answer, grade.why, finish, item.seed, item.reward)
+        )
     if rows and sum(nulls.values()) == len(rows):
         raise OdevalError(f"{first.rpartition(':')[0] or first}: {_no_outcome(nulls, options)}")
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"correct": object, "seed": object})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from odeval.importers.base import Imported, ImportOptions
 from odeval.importers.completions import Found, answer_of, assemble, prompt_of, text_of
 from odeval.importers.tables import Row, head_keys, read_rows
 
-OURS = ("prompt", "completion", "correct", "id", "answer", "sample_id", "finish_reason", "seed")
-_PER_COMPLETION = ("completion", "correct", "sample_id", "finish_reason", "seed")
+OURS = ("prompt", "completion", "correct", "id", "answer", "sample_id", "finish_reason", "seed", "reward")
+_PER_COMPLETION = ("completion", "correct", "sample_id", "finish_reason", "seed", "reward")
 
 
 def detect(path: Path) -> bool:
@@ -77,7 +78,18 @@ def _completions(where: str, row: Row, theirs: Mapping[str, str]) -> Iterator[Fo
             finish=str(one["finish_reason"] or ""),
             seed=_number(one["seed"], where, theirs["seed"], 2**64),
             sample_id=_number(one["sample_id"], where, theirs["sample_id"], 2**31),
+            reward=_reward(one["reward"], where, theirs["reward"]),
         )  # fmt: skip
+
+
+def _reward(value: Any, where: str, name: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise OdevalError(f"{where}: {name} is {value!r}, expected a number") from None
+    return number if math.isfinite(number) else None
 
 
 def _number(value: Any, where: str, name: str, end: int) -> int | None:

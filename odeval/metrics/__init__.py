@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from odeval.metrics import branches, divergences, entropy, health
-from odeval.metrics.tokens import TokenBlock
+from odeval.metrics import branches, divergences, entropy, health, reliability
 from odeval.types import Direction, PerPrompt
 
 OURS = "ours"
@@ -70,25 +69,27 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric over tokens on a whole grid at once; drawn and listed, not gated.
+    """A metric on a whole grid at once; drawn and listed, not gated.
 
     Attributes:
-        compute: (token block, grid) -> PerPrompt with that grid.
+        compute: (what it reads, grid) -> PerPrompt with that grid.
         label: For people.
         unit: Of the values.
         bounds: Of the values.
         grid: Its points; empty when the comparison's settings give them (entropy thresholds).
         grid_unit: What the points are.
         source: Paper and section, or "ours".
+        reads: A token block of each trajectory; counts per prompt; completions with an answer, or with a reward.
     """
 
-    compute: Callable[[TokenBlock, Sequence[float]], PerPrompt]
+    compute: Callable[[Any, Sequence[Any]], PerPrompt]
     label: str
     unit: str
     bounds: tuple[float, float]
     grid: tuple[float, ...]
     grid_unit: str
     source: str = OURS
+    reads: Literal["tokens", "counts", "answer", "reward"] = "tokens"
 
 
 _M = (2.0, 4.0, 16.0, 64.0, 256.0)
@@ -104,4 +105,8 @@ FAMILIES: dict[str, Family] = {
     "reverse_kl_off_branch_by_threshold": Family(divergences.reverse_kl_off_branch_by_threshold, "KL(student‖teacher) elsewhere", "nats", (0, _INF), (), "nats"),
     "coverage_profile": Family(divergences.coverage_profile, "completions M times likelier under the teacher", "share", (0, 1), _M, "times", "arXiv 2510.15020"),
     "forward_kl_by_position": Family(divergences.forward_kl_by_position, "KL(teacher‖student) by position", "nats", (0, _INF), _STRETCHES, "tokens", "arXiv 2204.01171"),
+    "pass_hat_k": Family(reliability.pass_hat, "all of k completions right", "share", (0, 1), (), "samples", "arXiv 2406.12045, section 5.1", "counts"),
+    "g_pass_at_k": Family(reliability.half_right, "at least half of k completions right", "share", (0, 1), (), "samples", "arXiv 2412.13147, eq. 3", "counts"),
+    "majority_at_k": Family(reliability.majority_at_k, "majority vote of k completions right", "share", (0, 1), (), "samples", "arXiv 2203.11171", "answer"),
+    "best_of_k": Family(reliability.best_of_k, "completion with the highest reward of k right", "share", (0, 1), (), "samples", OURS, "reward"),
 }  # fmt: skip

@@ -10,91 +10,18 @@ are drawn (its pool), n_c of them in class c, f_k(n, n_c) = C(n − n_c, k) / C(
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from odeval.metrics.classes import ClassCounts
 from odeval.metrics.hypergeometric import chance
 from odeval.metrics.passk import pass_at_k
 from odeval.stats import rare
 from odeval.types import PerPrompt
 
-Outputs = Literal["correct", "wrong", "all"]
-Pool = Literal["graded", "outputs"]
-
 _NAME = 500  # characters of a class's name that a listing carries
-
-
-@dataclass(frozen=True, eq=False)
-class ClassCounts:
-    """How often one run produced each class. Runs counted together share prompt_ids, prompt and name.
-
-    Attributes:
-        prompt_ids: [P] str, sorted.
-        prompt: [M] index into prompt_ids, ascending.
-        name: [M] the class: an answer, or a digest.
-        count: [M] n_c, completions of the class; 0 where only another run has it.
-        n: [P] completions from which k are drawn, in a class or not.
-    """
-
-    prompt_ids: np.ndarray
-    prompt: np.ndarray
-    name: np.ndarray
-    count: np.ndarray
-    n: np.ndarray
-
-    def outputs(self) -> np.ndarray:
-        """[P] completions that are in some class."""
-        return self.per_prompt(self.count)
-
-    def per_prompt(self, values: np.ndarray) -> np.ndarray:
-        """Sum [M] values to [P]."""
-        return np.bincount(self.prompt, weights=values, minlength=len(self.prompt_ids))
-
-
-def class_counts(
-    *runs: pd.DataFrame, by: str = "answer", outputs: Outputs = "correct", pool: Pool = "graded"
-) -> list[ClassCounts]:
-    """Count the completions of each class, for runs that are to be compared.
-
-    A completion that is not graded is left out of everything, and so is a right one without a class, since its class is
-    unknown. A wrong one without a class (no answer was found in it) stays in the pool and is in no class.
-
-    Args:
-        runs: One row a completion with prompt_id, correct (1, 0, NaN) and the column `by`.
-        by: Column that names the class; completions of one prompt with equal values are one class.
-        outputs: Which completions are counted in classes.
-        pool: From what k completions are drawn: all "graded" ones, as a user draws, or the counted "outputs" alone,
-            which takes accuracy out.
-
-    Returns:
-        One ClassCounts a run, over the same rows; a prompt of any run is in all.
-    """
-    owner = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
-    prompt, prompt_ids = pd.factorize(_column(runs, "prompt_id"), sort=True)
-    correct, name = _column(runs, "correct").astype(np.float64), _column(runs, by)
-    named = ~pd.isna(name)
-    usable = np.isfinite(correct) & (named | (correct == 0))
-    counted = usable if outputs == "all" else usable & (correct == (outputs == "correct"))
-    drawn, classed = usable if pool == "graded" else counted, counted & named
-    codes, names = pd.factorize(name[classed], sort=True)
-    rows, where = np.unique(prompt[classed] * max(len(names), 1) + codes, return_inverse=True)
-    return [
-        ClassCounts(
-            prompt_ids=prompt_ids,
-            prompt=rows // max(len(names), 1),
-            name=names[rows % max(len(names), 1)],
-            count=np.bincount(where[owner[classed] == number], minlength=len(rows)),
-            n=np.bincount(prompt[drawn & (owner == number)], minlength=len(prompt_ids)),
-        )
-        for number in range(len(runs))
-    ]
-
-
-def _column(runs: Sequence[pd.DataFrame], name: str) -> np.ndarray:
-    return np.concatenate([run[name].to_numpy() for run in runs])
 
 
 def recall_at_k(reference: ClassCounts, candidate: ClassCounts, ks: Sequence[int]) -> PerPrompt:
@@ -120,6 +47,8 @@ def recall_at_k(reference: ClassCounts, candidate: ClassCounts, ks: Sequence[int
         Ours; a two-sample U-statistic.
 
     Example:
+        >>> import pandas as pd
+        >>> from odeval.metrics.classes import class_counts
         >>> run = lambda answers: pd.DataFrame({"prompt_id": "p", "correct": 1.0, "answer": list(answers)})
         >>> recall_at_k(*class_counts(run("aaab"), run("accc")), [1, 2]).numerator.round(4).tolist()
         [[0.1875, 0.375]]
@@ -189,6 +118,8 @@ def distinct_at_k(run: ClassCounts, ks: Sequence[int]) -> PerPrompt:
         (https://arxiv.org/abs/2504.05228), from n >= k completions rather than from exactly k.
 
     Example:
+        >>> import pandas as pd
+        >>> from odeval.metrics.classes import class_counts
         >>> run = pd.DataFrame({"prompt_id": "p", "correct": 1.0, "answer": list("aaab")})
         >>> distinct_at_k(class_counts(run)[0], [1, 2, 4]).numerator.tolist()
         [[1.0, 1.5, 2.0]]

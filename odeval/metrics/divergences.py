@@ -32,14 +32,14 @@ def reverse_kl_off_branch(tokens: TokenBlock, threshold: float) -> PerPrompt:
 
 def forward_kl_on_branch_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
     """Mean KL(teacher‖student) at branch points, for every τ of a grid."""
-    branch = tokens.teacher_entropy[:, None] >= np.asarray(grid)
-    return tokens.grid_sums(np.where(branch, tokens.forward_kl[:, None], 0.0), branch, grid)
+    entropy = tokens.teacher_entropy
+    return tokens.on_grid(tokens.sums_from(entropy, grid, tokens.forward_kl), tokens.sums_from(entropy, grid), grid)
 
 
 def reverse_kl_off_branch_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
     """Mean KL(student‖teacher) away from branch points, for every τ of a grid."""
-    elsewhere = tokens.teacher_entropy[:, None] < np.asarray(grid)
-    return tokens.grid_sums(np.where(elsewhere, tokens.reverse_kl[:, None], 0.0), elsewhere, grid)
+    entropy = tokens.teacher_entropy
+    return tokens.on_grid(tokens.sums_below(entropy, grid, tokens.reverse_kl), tokens.sums_below(entropy, grid), grid)
 
 
 def coverage_profile(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
@@ -57,11 +57,13 @@ def coverage_profile(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
         Coverage profile, https://arxiv.org/abs/2510.15020.
     """
     starts = tokens.sequence_starts()
-    if not len(starts):
-        return tokens.grid_sums(np.zeros((0, len(grid))), np.zeros((0, len(grid))), grid, np.zeros(0, dtype=np.int64))
-    ratio = np.add.reduceat((tokens.teacher_logprob - tokens.student_logprob).astype(np.float64), starts)
+    ratio = (tokens.teacher_logprob - tokens.student_logprob).astype(np.float64)
+    ratio = np.add.reduceat(ratio, starts) if len(starts) else ratio
     above = ratio[:, None] >= np.log(np.asarray(grid))
-    return tokens.grid_sums(above, np.ones_like(above), grid, tokens.prompt[starts])
+    sums = np.zeros((2, len(tokens.prompt_ids), len(grid)))
+    np.add.at(sums[0], tokens.prompt[starts], above)
+    np.add.at(sums[1], tokens.prompt[starts], 1.0)
+    return tokens.on_grid(sums[0], sums[1], grid)
 
 
 def forward_kl_by_position(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
@@ -71,9 +73,9 @@ def forward_kl_by_position(tokens: TokenBlock, grid: Sequence[float]) -> PerProm
         tokens: One block.
         grid: [J] increasing ends of the stretches: grid[j − 1] <= position < grid[j], from 0.
     """
-    place = np.searchsorted(np.asarray(grid), tokens.position, side="right")
-    inside = place[:, None] == np.arange(len(grid))
-    return tokens.grid_sums(np.where(inside, tokens.forward_kl[:, None], 0.0), inside, grid)
+    ends = tokens.sums_below(tokens.position, grid, tokens.forward_kl), tokens.sums_below(tokens.position, grid)
+    inside = [np.diff(sums, axis=1, prepend=0.0) for sums in ends]
+    return tokens.on_grid(inside[0], inside[1], grid)
 
 
 def _mean(tokens: TokenBlock, values: np.ndarray, where: np.ndarray) -> PerPrompt:

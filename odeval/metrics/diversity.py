@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from odeval.metrics.coverage import ClassCounts, class_counts, distinct_at_k
+from odeval.metrics.classes import ClassCounts, class_counts
+from odeval.metrics.coverage import distinct_at_k
 from odeval.metrics.hypergeometric import at_least
 from odeval.types import PerPrompt
 

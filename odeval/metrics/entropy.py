@@ -66,12 +66,13 @@ def student_high_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerP
 
 def retention_by_threshold(tokens: TokenBlock, grid: Sequence[float]) -> PerPrompt:
     """Retention R(τ) for every τ of a grid."""
-    open_ = tokens.teacher_entropy[:, None] >= np.asarray(grid)
-    return tokens.grid_sums(open_ & (tokens.student_entropy[:, None] >= np.asarray(grid)), open_, grid)
+    both = np.minimum(tokens.teacher_entropy, tokens.student_entropy)
+    return tokens.on_grid(tokens.sums_from(both, grid), tokens.sums_from(tokens.teacher_entropy, grid), grid)
 
 
 def _by_threshold(tokens: TokenBlock, entropy: np.ndarray, grid: Sequence[float]) -> PerPrompt:
-    return tokens.grid_sums(entropy[:, None] >= np.asarray(grid), np.ones((len(entropy), len(grid))), grid)
+    all_tokens = np.bincount(tokens.prompt, minlength=len(tokens.prompt_ids)).astype(np.float64)
+    return tokens.on_grid(tokens.sums_from(entropy, grid), np.repeat(all_tokens[:, None], len(grid), axis=1), grid)
 
 
 def survival(tokens: TokenBlock, edges: np.ndarray) -> dict[str, np.ndarray]:

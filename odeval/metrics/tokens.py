@@ -48,23 +48,33 @@ class TokenBlock:
             np.bincount(self.prompt, weights=denominator, minlength=count),
         )
 
-    def grid_sums(
-        self, numerator: np.ndarray, denominator: np.ndarray, grid: Sequence[float], where: np.ndarray | None = None
-    ) -> PerPrompt:
-        """Add up values [N, J] by prompt, one column a grid point.
+    def sums_from(self, values: np.ndarray, grid: Sequence[float], weights: np.ndarray | None = None) -> np.ndarray:
+        """Add up weights by prompt over tokens whose value is at least a grid point, [P, J]; counts without weights."""
+        order, binned = self._binned(values, grid, weights)
+        found = np.empty((len(binned), len(grid)))
+        found[:, order] = np.cumsum(binned[:, ::-1], axis=1)[:, ::-1][:, 1:]
+        return found
 
-        Args:
-            numerator: [N, J].
-            denominator: [N, J].
-            grid: [J].
-            where: [N] prompt of each row; that of each token by default.
-        """
-        rows = self.prompt if where is None else where
-        sums = [np.zeros((len(self.prompt_ids), len(grid))) for _ in range(2)]
-        for total, values in zip(sums, (numerator, denominator), strict=True):
-            for j in range(len(grid)):
-                total[:, j] = np.bincount(rows, weights=values[:, j], minlength=len(self.prompt_ids))
-        return PerPrompt(self.prompt_ids, sums[0], sums[1], tuple(float(x) for x in grid))
+    def sums_below(self, values: np.ndarray, grid: Sequence[float], weights: np.ndarray | None = None) -> np.ndarray:
+        """The same over tokens whose value is below a grid point."""
+        order, binned = self._binned(values, grid, weights)
+        found = np.empty((len(binned), len(grid)))
+        found[:, order] = np.cumsum(binned, axis=1)[:, :-1]
+        return found
+
+    def _binned(
+        self, values: np.ndarray, grid: Sequence[float], weights: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One pass over the tokens, however many grid points there are: sums by prompt and number of points reached."""
+        order = np.argsort(np.asarray(grid, dtype=np.float64), kind="stable")
+        width = len(grid) + 1
+        place = self.prompt * width + np.searchsorted(np.asarray(grid, dtype=np.float64)[order], values, side="right")
+        sums = np.bincount(place, weights, len(self.prompt_ids) * width).reshape(-1, width)
+        return order, sums.astype(np.float64)
+
+    def on_grid(self, numerator: np.ndarray, denominator: np.ndarray, grid: Sequence[float]) -> PerPrompt:
+        """Wrap sums [P, J]."""
+        return PerPrompt(self.prompt_ids, numerator, denominator, tuple(float(x) for x in grid))
 
     def sequence_starts(self) -> np.ndarray:
         """Index of the first token of every completion that has one."""
@@ -73,22 +83,22 @@ class TokenBlock:
 
 def block(table: pa.Table) -> TokenBlock:
     """Flatten one part of tokens/."""
-    table = table.combine_chunks()
-    column = table["teacher_entropy"].combine_chunks()
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    lengths = np.diff(column.offsets.to_numpy())
+    prompt_ids, prompt, sequence, position = layout(table, "teacher_entropy")
+    values = {name: flat(table[name]) for name in TOKEN_COLUMNS}
+    unknown = np.full(len(prompt), np.nan, dtype=np.float32)
+    values |= {name: flat(table[name]) if name in table.column_names else unknown for name in BRANCH_COLUMNS}
+    return TokenBlock(prompt_ids=prompt_ids, prompt=prompt, sequence=sequence, position=position, **values)
+
+
+def layout(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where the tokens of a list column belong: prompt ids [P], and prompt, completion and position of each, [N]."""
+    lists = table[column].combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    lengths = np.diff(lists.offsets.to_numpy())
     names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
-    values = {name: _flat(table[name]) for name in TOKEN_COLUMNS}
-    unknown = np.full(int(lengths.sum()), np.nan, dtype=np.float32)
-    values |= {name: _flat(table[name]) if name in table.column_names else unknown for name in BRANCH_COLUMNS}
-    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return TokenBlock(
-        prompt_ids=names,
-        prompt=np.repeat(prompt, lengths),
-        sequence=np.repeat(np.arange(len(lengths)), lengths),
-        position=np.arange(len(starts)) - starts,
-        **values,
-    )
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return names, prompt[sequence], sequence, position
 
 
 def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
@@ -97,7 +107,8 @@ def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
         yield block(table)
 
 
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
+def flat(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a list column, one after the other."""
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)

@@ -2,7 +2,8 @@
 
 Servers return the K likeliest tokens. What lies in the tail is unknown but not arbitrary: its mass is r = 1 − Σ p,
 none of its tokens is likelier than the smallest kept one p_K, and there are at most V − K of them. Letters: N
-positions, K kept tokens, V vocabulary; all results in nats.
+positions, K kept tokens, V vocabulary; all results in nats. A backend that has no more writes the bounds as
+BOUND_COLUMNS of tokens/ instead of values; comparisons then give bounds, labelled as such.
 """
 
 from __future__ import annotations

@@ -1,59 +1,22 @@
-"""What all figures share: one look per run, labels that do not overlap, and SVG that may stand inside a page.
+"""What all figures share: one look per run, and names that do not overlap.
 
 Colours are those of Okabe and Ito, told apart by colour-blind readers; marker and line style tell the same in grey.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from odeval.visible import shortened, visible
+from odeval.plots.canvas import INK, MUTED, form, px
+from odeval.visible import shortened
 
-WIDTH = 560  # of every figure, in CSS pixels: its 13 px text is still read when a 500 px screen shrinks it
-INK, MUTED, RULE, LOST = "#1a1a1a", "#5f6368", "#dadce0", "#b04700"
 _LABEL = 16  # characters of a run's name in a figure
-_GAP = 16.0  # pixels between the middles of two labels
-
-_RC = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": MUTED,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 13,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 13,
-    "figure.dpi": 72,  # one point is one pixel, as in SVG
-    "font.family": ["DejaVu Sans"],
-    "font.size": 13,
-    "grid.color": "#eceef0",
-    "grid.linewidth": 0.8,
-    "legend.fontsize": 13,
-    "legend.frameon": False,
-    "savefig.dpi": 72,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "odeval",
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 13,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 13,
-}
+_GAP = 16.0  # design pixels between the middles of two labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +71,46 @@ def looks(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> dic
         for run in comparison["runs"]
         if run["role"] in by_role
     }
-    return found | {name: Look(shortened(name, _LABEL), *_CANDIDATES[place]) for place, name in enumerate(drawn)}
+    places = names if len(names) <= MOST_CANDIDATES else drawn  # drawn alone, a candidate keeps its look
+    return found | {name: Look(shortened(name, _LABEL), *_CANDIDATES[places.index(name)]) for name in drawn}
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw and write under odeval's style, whatever the user's own matplotlib settings are."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
-        yield
+def ends_room() -> float:
+    """Design pixels that names beside the curves take."""
+    return 154 if form().direct else 10
 
 
-def figure(height: int) -> Figure:
-    """An empty figure of the common width."""
-    return Figure(figsize=(WIDTH / 72, height / 72))
+def legend_rows(count: int) -> int:
+    """Lines of the legend that stands in for names beside the curves; none where those have room."""
+    return 0 if form().direct else -(-count // 2)
+
+
+def legend_above(drawing: Figure, entries: Sequence[Look], always: bool = False) -> None:
+    """Name the curves above the panels, where there is no room beside them."""
+    if not entries or not (always or legend_rows(len(entries))):
+        return
+    handles = [line_of(look) for look in entries]
+    place = {"loc": "upper left", "bbox_to_anchor": (0.0, 1.0), "ncols": legend_columns(), "handlelength": 3.0}
+    name_all(drawing.legend(handles, ["-"] * len(handles), **place, borderpad=0.1, labelspacing=0.25), entries)
+
+
+def legend_columns() -> int:
+    """Names that fit beside each other."""
+    return max(2, int(form().width // 185))
+
+
+def line_of(look: Look) -> Line2D:
+    """A run's line, for a legend."""
+    return Line2D([], [], color=look.color, linestyle=look.dash, linewidth=px(look.width), marker=look.marker,
+                  markersize=px(5))  # fmt: skip
+
+
+def name_all(legend: Any, entries: Sequence[Look]) -> None:
+    """Write names afterwards: as a label, one with a leading underscore would vanish and "$" would start a formula."""
+    for text, look in zip(legend.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text(look.label)
+        text.set_color(look.ink)
 
 
 def annotate_ends(axes: Any, entries: Sequence[tuple[str, float, str]]) -> None:
@@ -133,15 +120,17 @@ def annotate_ends(axes: Any, entries: Sequence[tuple[str, float, str]]) -> None:
         axes: With final limits.
         entries: (text, height in data units, colour); heights that are not finite are left out.
     """
+    if not form().direct:
+        return
     known = sorted((entry for entry in entries if entry[1] == entry[1]), key=lambda entry: entry[1])
     if not known:
         return
     box = axes.get_window_extent()
     wanted = [float(axes.transData.transform((1, height))[1]) for _, height, _ in known]
-    placed = _spread(wanted, _GAP, box.y0, box.y1)
+    placed = _spread(wanted, px(_GAP), box.y0, box.y1)
     for (text, _, color), own, at in zip(known, wanted, placed, strict=True):
         start, end = (own - box.y0) / box.height, (at - box.y0) / box.height
-        axes.plot((1.005, 1.03), (start, end), transform=axes.transAxes, color=color, linewidth=0.7, clip_on=False)
+        axes.plot((1.005, 1.03), (start, end), transform=axes.transAxes, color=color, linewidth=px(0.7), clip_on=False)
         axes.text(1.038, end, text, transform=axes.transAxes, color=color, va="center_baseline", parse_math=False)
 
 
@@ -161,84 +150,3 @@ def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
                 break
             blocks[-2:] = [below + above]
     return [middle(block) + gap * (i - (len(block) - 1) / 2) for block in blocks for i in range(len(block))]
-
-
-def write_svg(drawing: Figure, name: str, title: str, description: str) -> str:
-    """Write a figure as SVG that may stand in a page beside others: same input, same bytes.
-
-    Args:
-        drawing: Drawn under `styled`.
-        name: Prefix of every id inside, unique in the page.
-        title: What is drawn.
-        description: What it shows, for those who cannot see it.
-    """
-    buffer = io.BytesIO()
-    FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())
-    return _embeddable(root, name, visible(title), visible(description))
-
-
-def write_png(drawing: Figure) -> bytes:
-    """Write a figure as PNG, at twice the size for dense screens."""
-    buffer = io.BytesIO()
-    FigureCanvasAgg(drawing).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-_FAMILY = re.compile(r"font: (?:(\d+) )?([\d.]+px)[^;]*|font-family: [^;]*;? ?")
-_XLINK = "{http://www.w3.org/1999/xlink}href"
-
-
-def _embeddable(root: ElementTree.Element, name: str, title: str, description: str) -> str:
-    """Make ids unique, fonts those of the page, and drop what a page has no use for."""
-    values = " ".join(value for node in root.iter() for value in node.attrib.values())
-    used = set(re.findall(r"#([\w.-]+)", values))
-    for parent in list(root.iter()):
-        parent.tag = parent.tag.rpartition("}")[2]
-        for child in list(parent):
-            if child.tag.rpartition("}")[2] in ("metadata", "style"):
-                parent.remove(child)
-    for node in root.iter():
-        own = node.attrib.pop("id", None)
-        if own in used or (own or "").startswith(("xtick", "ytick")):
-            node.set("id", f"{name}-{own}")
-        target = node.attrib.pop(_XLINK, None)
-        if target is not None:
-            node.set("href", f"#{name}-{target[1:]}" if target.startswith("#") else target)
-        for key, value in node.attrib.items():
-            if key in ("d", "x", "y", "transform"):
-                value = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", value)
-            node.set(key, value.replace("url(#", f"url(#{name}-"))
-        style = node.get("style")
-        if style is not None:
-            node.set("style", _FAMILY.sub(_font, style))
-        if node.text is not None and not node.text.strip():
-            node.text = None
-        node.tail = None
-    for group in root.iter("g"):  # marks of one kind repeat their style hundreds of times
-        styles = {child.get("style") for child in group}
-        if len(group) > 1 and len(styles) == 1 and all(child.tag == "use" for child in group):
-            group.set("style", f"{group.get('style', '')}; {styles.pop()}".strip("; "))
-            for child in group:
-                child.attrib.pop("style", None)
-    view = root.get("viewBox", "")
-    root.attrib.clear()
-    root.attrib |= {
-        "xmlns": "http://www.w3.org/2000/svg",
-        "viewBox": view,
-        "role": "img",
-        "aria-labelledby": f"{name}-title {name}-desc",
-        "font-family": "DejaVu Sans, Verdana, sans-serif",
-    }
-    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
-        element = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
-        element.text = text
-        root.insert(place, element)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _font(match: re.Match[str]) -> str:
-    if match[2] is None:
-        return ""
-    weight = f"font-weight: {match[1]}; " if match[1] else ""
-    return f"{weight}font-size: {match[2]}"

@@ -14,7 +14,7 @@ from odeval.atomic import write_text
 from odeval.lookup import scope_of
 from odeval.report import sections as parts
 from odeval.report import view
-from odeval.report.tiles import tiles
+from odeval.report.tiles import across, tiles
 from odeval.visible import visible
 
 
@@ -50,19 +50,21 @@ def render_markdown(comparison: dict[str, Any], verdict: dict[str, Any]) -> str:
 
 
 def _content(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
+    rows = [
+        {
+            "name": view.name(one["candidate"]),
+            "mark": view.MARKS[one["verdict"]],
+            "diagnosis": visible(one["diagnosis"]),
+            "tiles": tiles(comparison, verdict, one),
+        }
+        for one in view.ranked(verdict)
+    ]
     return {
         "version": visible(str(comparison["provenance"].get("versions", {}).get("odeval", ""))),
         "header": view.header(comparison),
         "banner": view.banner(comparison, verdict),
-        "rows": [
-            {
-                "name": view.name(one["candidate"]),
-                "mark": view.MARKS[one["verdict"]],
-                "diagnosis": visible(one["diagnosis"]),
-                "tiles": tiles(comparison, verdict, one),
-            }
-            for one in verdict["candidates"]
-        ],
+        "rows": rows,
+        "numbers": across(rows),
         "question": parts.question(comparison, verdict),
         "trust": view.trust(comparison),
         "sections": parts.sections(comparison, verdict),
@@ -78,8 +80,10 @@ def _figures(comparison: dict[str, Any], verdict: dict[str, Any], sections: list
     found = {}
     for kind, section in told.items():
         options: dict[str, Any] = {"shown": names}
+        if plots.FIGURES[kind].judged:
+            options |= {"limits": lines, "scope": scope_of(verdict)}
         if kind == "passk":
-            options |= {"limits": lines, "scope": scope_of(verdict), "bands": section["bands"]}
+            options["bands"] = section["bands"]
         words = " ".join(section.get("findings", ())) or section["title"]
         # The drawing code escapes every text it writes, so its SVG is the one thing a template may trust.
         found[kind] = Markup(plots.svg(kind, comparison, section["title"], words, **options))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from odeval.lookup import pair_of, run_of
-from odeval.report.numbers import shown, trend, unit_name
-from odeval.report.view import drawn, name, percent, say
+from odeval.report.numbers import UNKNOWN, Shown, count, shown, trend, unit_name
+from odeval.report.view import drawn, name, percent, ranked, say
 from odeval.visible import visible
 
 _FOOTNOTES = "*†‡§¶#"
@@ -17,7 +17,7 @@ Place = tuple[str, Callable[[str], Any], bool]  # heading, metric name → estim
 
 def entropy(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     """What became of the teacher's branch points: every metric over tokens, on both trajectories."""
-    candidates = [run for run in comparison["runs"] if run["role"] == "candidate"]
+    candidates = _worst_first(comparison, verdict)
     tables = []
     for run in candidates:
         names = list(dict.fromkeys(key.partition("@")[0] for key in run["metrics"] if "@" in key))
@@ -32,8 +32,55 @@ def entropy(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, An
     return {
         "kind": "entropy", "title": "Did the branch points survive?", "figure": "entropy" if scored else "",
         "findings": [_kept(comparison, label) for label in drawn(verdict)] if tables else [],
-        "tables": tables, "tau": tau, "confidence": percent(comparison["settings"]["confidence"]),
+        "tables": tables, "tau": tau,
+        "thresholds": [table for run in candidates if (table := _by_threshold(run))],
+        "links": [link for run in candidates if (link := _link(comparison, run["label"]))],
+        "confidence": percent(comparison["settings"]["confidence"]),
     }  # fmt: skip
+
+
+def _worst_first(comparison: dict[str, Any], verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    return [run_of(comparison, one["candidate"]) for one in ranked(verdict)]
+
+
+def _link(comparison: dict[str, Any], label: str) -> dict[str, Any] | None:
+    """Whether entropy lost at branch points goes with pass@k lost, prompt by prompt."""
+    pair = pair_of(comparison, label, "teacher")
+    found = (pair or {}).get("link")
+    if not found:
+        return None
+    cells = [shown(found[key]) for key in ("plain", "beyond length and accuracy")]
+    return {"name": name(label), "question": say(found["question"]), "k": found["k"], "cells": cells,
+            "n": count(found["plain"]["n"])}  # fmt: skip
+
+
+_BY_THRESHOLD = {
+    "teacher_high_by_threshold": "teacher's tokens at or above τ",
+    "student_high_by_threshold": "student's tokens at or above τ",
+    "retention_by_threshold": "of the teacher's, still at or above τ in the student",
+}
+_WHERE = {"teacher": "in the teacher's completions", "student": "in the student's own"}
+
+
+def _by_threshold(run: dict[str, Any]) -> dict[str, Any] | None:
+    """The 2 × 2 of scorer and trajectory, and retention, at every threshold: absolute ones and the teacher's own."""
+    names = {value: text for text, value in (run.get("thresholds") or {}).items() if not text[:1].isdigit()}
+    rows, grids = [], []
+    for base, label in _BY_THRESHOLD.items():
+        for where, text in _WHERE.items():
+            family = (run.get("families") or {}).get(f"{base}@{where}")
+            if family:
+                grids.append(family["grid"])
+                rows.append((label, text, {value: _cell(family, j) for j, value in enumerate(family["grid"])}))
+    grid = sorted({value for own in grids for value in own})
+    cells = [{"label": label, "where": where, "cells": [own.get(value, Shown(UNKNOWN)) for value in grid]}
+             for label, where, own in rows]  # fmt: skip
+    heads = [{"value": f"{value:g}", "name": visible(names.get(value, ""), 40)} for value in grid]
+    return {"name": name(run["label"]), "thresholds": heads, "rows": cells} if cells else None
+
+
+def _cell(family: dict[str, Any], place: int) -> Shown:
+    return shown({key: family[key][place] for key in ("value", "low", "high", "caution")}, family["unit"])
 
 
 def _kept(comparison: dict[str, Any], label: str) -> str:
@@ -46,12 +93,12 @@ def _kept(comparison: dict[str, Any], label: str) -> str:
     return f"{text}; {change.text} {change.interval} against {name(pair['baseline'])}"
 
 
-def metrics(comparison: dict[str, Any]) -> dict[str, Any]:
+def metrics(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     """Every metric over completions, with paired differences."""
     tables = []
-    for run in comparison["runs"]:
+    for run in _worst_first(comparison, verdict):
         names = [key for key in run["metrics"] if "@" not in key]
-        if run["role"] == "candidate" and names:
+        if names:
             tables.append(_table(run, names, [("", "", _places_of(comparison, run, ("teacher", "baseline")))]))
     return {"kind": "metrics", "title": "Everything else that changed", "tables": tables,
             "confidence": percent(comparison["settings"]["confidence"])}  # fmt: skip

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from odeval.lookup import band_of, judged_ks, pair_of, reference_pairs, scope_of
+from odeval.report import places, variety
 from odeval.report.metric_tables import entropy, metrics
 from odeval.report.numbers import Shown, at, count, fixed, grid, shown, spans, suffix
 from odeval.report.view import DRAWN, drawn, mark_of, name, parsed, percent, say, trust
 from odeval.visible import visible
 
 _BANDS = 3  # candidates whose own intervals can be drawn over each other
-_ROWS = 20  # lost prompts shown with their texts, over all candidates
+_ROWS = 12  # lost prompts shown with their texts, over all candidates
 _SCOPES = ("population", "benchmark")
 _MORE = 200  # lost prompts named without text
 _SOLVED = ("both", "baseline_only", "candidate_only", "neither")
@@ -23,17 +24,24 @@ _PROMPT, _ANSWER = 400, 240  # characters
 
 def sections(comparison: dict[str, Any], verdict: dict[str, Any]) -> list[dict[str, Any]]:
     """Every section in its order; the trust panel comes first when anything in it is not ok."""
-    found = [
+    checks = {"kind": "trust", "title": "Can you trust this run?", **trust(comparison)}
+    wanted = [
+        places.tradeoff(comparison, verdict),
         curves(comparison, verdict),
         lost(comparison, verdict),
         entropy(comparison, verdict),
-        metrics(comparison),
+        places.branches(comparison, verdict),
+        variety.coverage(comparison, verdict),
+        variety.diversity(comparison, verdict),
+        metrics(comparison, verdict),
         rules(verdict),
-        {"kind": "trust", "title": "Can you trust this run?", **trust(comparison)},
+        checks,
         reproduce(comparison, verdict),
     ]
-    if not trust(comparison)["ok"]:
-        found.insert(0, found.pop(5))
+    found = [section for section in wanted if section is not None]
+    if not checks["ok"]:
+        found.remove(checks)
+        found.insert(0, checks)
     return found
 
 
@@ -54,9 +62,9 @@ def limits(comparison: dict[str, Any], verdict: dict[str, Any]) -> list[tuple[fl
 def curves(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     """pass@k and its paired difference."""
     ks, scope = comparison["settings"]["ks"], scope_of(verdict)
-    places = grid(ks)
+    points = grid(ks)
     rows = [
-        {"name": name(run["label"]), "role": run["role"], "cells": _points(curve, "value", curve, places)}
+        {"name": name(run["label"]), "role": run["role"], "cells": _points(curve, "value", curve, points)}
         for run in comparison["runs"]
         if (curve := run["pass_at_k"])
     ]
@@ -64,7 +72,7 @@ def curves(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any
         {
             "name": f"{name(pair['candidate'])} − {name(pair['baseline'])}",
             "role": visible(band_of(pair, each)["question"]),
-            "cells": _points(pair["pass_at_k"], "difference", band_of(pair, each), places, signed=True),
+            "cells": _points(pair["pass_at_k"], "difference", band_of(pair, each), points, signed=True),
         }
         for pair in comparison["pairs"]
         for each in _SCOPES
@@ -72,10 +80,11 @@ def curves(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any
     ]
     pairs = reference_pairs(comparison, drawn(verdict))
     pairs += [pair for own in pairs if (pair := pair_of(comparison, own["candidate"], "teacher")) and pair is not own]
+    figure = "passk" if len(verdict["candidates"]) == 1 else "objectives"
     return {
-        "kind": "curves", "title": "Can it still reach the answer?", "figure": "passk" if pairs else "",
+        "kind": "curves", "title": "Can it still reach the answer?", "figure": figure if pairs else "",
         "findings": [_leads(pair, scope) for pair in pairs], "question": question(comparison, verdict),
-        "confidence": percent(comparison["settings"]["confidence"]), "ks": [ks[j] for j in places], "rows": rows,
+        "confidence": percent(comparison["settings"]["confidence"]), "ks": [ks[j] for j in points], "rows": rows,
         "tests": [text for pair in comparison["pairs"] if (text := _test(pair))],
         "undrawn": len(verdict["candidates"]) > DRAWN, "bands": len(verdict["candidates"]) <= _BANDS,
     }  # fmt: skip
@@ -92,10 +101,10 @@ def _test(pair: dict[str, Any]) -> str:
 
 
 def _points(
-    curve: dict[str, Any], key: str, band: dict[str, Any], places: Sequence[int], signed: bool = False
+    curve: dict[str, Any], key: str, band: dict[str, Any], points: Sequence[int], signed: bool = False
 ) -> list[Shown]:
     return [
-        shown({"value": curve[key][j], "low": band["low"][j], "high": band["high"][j]}, "share", signed) for j in places
+        shown({"value": curve[key][j], "low": band["low"][j], "high": band["high"][j]}, "share", signed) for j in points
     ]
 
 

@@ -51,6 +51,15 @@ def tiles(comparison: dict[str, Any], verdict: dict[str, Any], judgement: dict[s
     return [*found, _lost(comparison, label), _retention(comparison, label, checks)]
 
 
+def across(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same number of every candidate side by side, one column a candidate."""
+    found = []
+    for own in zip(*(row["tiles"] for row in rows), strict=True):
+        told = next((tile for tile in own if tile.explained), own[0])
+        found.append({"title": told.title, "explained": told.explained, "tiles": own})
+    return found
+
+
 def _difference(comparison: dict[str, Any], pair: dict[str, Any] | None, j: int, checks: Checks, scope: str) -> Tile:
     k = comparison["settings"]["ks"][j]
     if pair is None:
