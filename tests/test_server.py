@@ -107,6 +107,35 @@ def test_without_token_ids_texts_are_compared(
     assert "has completions without" in capsys.readouterr().err
 
 
+def test_an_audit_through_a_server_judges_the_curve(
+    engine: HfEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One address that serves both models."""
+
+    class Both(handler_for(engine, "teacher")):  # type: ignore[misc]
+        other = handler_for(HfEngine(embedded("graph_paths", "warm_start")), "student")
+
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            asked = self.rfile.peek(length)[:length]
+            (self.other.do_POST if b'"student"' in asked else super().do_POST.__func__)(self)
+
+    out = tmp_path / "audit"
+    with serving(Both) as url:
+        options = ["--engine", "server", "--base-url", url, "--task", "graph_paths", "--limit", "50", "-n", "2"]
+        code = run(
+            ["audit", "student", "--teacher", "teacher", *options, "--max-tokens", "8", "--out", str(out), "--quiet"]
+        )
+    assert code in (0, 1)
+    assert "through a server tokens are not scored" in capsys.readouterr().err
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert [one["label"] for one in comparison["runs"]] == ["teacher", "student"]
+    assert "retention@teacher" not in comparison["runs"][1]["metrics"]
+    assert {row["check"]: row["status"] for row in comparison["trust"]}["Entropies"] == "unknown"
+    assert (out / "report.html").exists()
+    assert url in (out / "audit.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "request_", "ids"),
     [
