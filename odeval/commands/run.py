@@ -52,7 +52,9 @@ def audit(
     temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
     max_tokens: int | None = None, seed: int | None = None, ks: str | None = None,
     threshold: float | None = None, rules: Path | None = None, looks: str | None = None, confirm: bool | None = None,
-    device: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
+    device: str | None = None, engine: str | None = None, base_url: list[str] | None = None,
+    endpoint: Literal["completions", "chat"] | None = None, concurrency: int | None = None,
+    key_variable: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
     json: bool = False, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Sample, grade, score, compare, gate and report, in one resumable run.
@@ -77,6 +79,11 @@ def audit(
         looks: Comma-separated samples per prompt at which to judge and perhaps stop, such as 8,16,32,64.
         confirm: Repeat a FAIL once with fresh samples; it stands only if it comes again.
         device: cpu, cuda or auto.
+        engine: hf, vllm or server; with server, models are names that it knows, and tokens are not scored.
+        base_url: For server: its address up to and with /v1; several for replicas that serve all these models.
+        endpoint: For server: completions or chat.
+        concurrency: For server: requests in flight (32).
+        key_variable: For server: environment variable that holds its key.
         config: YAML file with any of these settings.
         print_config: Print the resolved settings and where each came from, and stop.
         strict: Exit 3 when the verdict is inconclusive.
@@ -92,6 +99,8 @@ def audit(
         "seed": seed,
         "ks": parse_ks(ks), "threshold": threshold, "rules": rules,
         "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "device": device,
+        "engine": engine, "base_url": base_url, "endpoint": endpoint, "concurrency": concurrency,
+        "key_variable": key_variable,
     }  # fmt: skip
     resolved, sources = resolve(AuditConfig, flags, config, os.environ)
     if print_config:
@@ -215,6 +224,8 @@ def _audit(config: Any, strict: bool, quiet: bool, as_json: bool) -> int:
     from odeval.gate import exit_code, overall
     from odeval.terminal import print_trust, print_verdict, stages
 
+    if config.engine == "server":
+        print("odeval: through a server tokens are not scored: answers and texts are compared", file=sys.stderr)
     with stages(quiet) as stage:
         comparison, judgements, page = audit(config, stage)
     if as_json:

@@ -20,8 +20,15 @@ def _server(options: EngineOptions) -> Engine:
     return ServerEngine(options)
 
 
+def _vllm(options: EngineOptions) -> Engine:
+    from odeval.engines.vllm import VllmEngine
+
+    return VllmEngine(options.model, options.device)
+
+
 ENGINES: dict[str, Callable[[EngineOptions], Engine]] = {
     "hf": _hf,  # the embedded default: any Hugging Face causal LM, in this process
+    "vllm": _vllm,  # the same folders through vLLM
     "server": _server,  # any OpenAI-compatible server, or several
 }
 

@@ -44,9 +44,12 @@ class HfModel:
         wanted = ("float32" if self.device.type == "cpu" else "auto") if dtype == "auto" else dtype
         self.tokenizer: Any = load_tokenizer(folder)
         self._adopt(load_weights(folder, wanted).to(self.device), str(path))
-        self._fingerprint_files = sorted(
-            [folder / "config.json", *(file for pattern in _WEIGHTS for file in folder.glob(pattern))]
-        )
+        self._fingerprint_files = self.fingerprint_files(folder)
+
+    @staticmethod
+    def fingerprint_files(folder: Path) -> list[Path]:
+        """List the files that make a model what it is: configuration and weights."""
+        return sorted([folder / "config.json", *(file for pattern in _WEIGHTS for file in folder.glob(pattern))])
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, name: str = "in memory") -> HfModel:

@@ -92,8 +92,10 @@ class Poster:
         answers: dict[int, Answer] = {}
         waiting = iter(range(len(bodies)))
         workers = min(self.concurrency, len(bodies))
-        limits = self._http.Limits(max_connections=workers, max_keepalive_connections=workers)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        # A connection serves one request. On one that is kept, an answer that comes twice, or too late, would be taken
+        # for the next request's, and every later one for its successor's.
+        limits = self._http.Limits(max_connections=workers, max_keepalive_connections=0)
+        headers = {"Connection": "close", **({"Authorization": f"Bearer {self._key}"} if self._key else {})}
         # Redirects are not followed: they would carry the key to a place that the user did not name.
         async with self._http.AsyncClient(timeout=None, limits=limits, headers=headers) as client:
 

@@ -6,7 +6,7 @@ of texts and answers, and nothing can be scored. The server's own seeding decide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from odeval.errors import OdevalError
 from odeval.types import Completion, ModelRef, Prompt, SamplingParams, content_hash
 
 _PROBE = SamplingParams(n=1, max_tokens=1)
+_COLD = SamplingParams(n=1, max_tokens=2, temperature=0.5)  # of another length: so that equal answers are one answer
 _UNKNOWN_FIELD = {400, 422}
+_REMEMBERED = 2**16  # answers
 _RAW = 0.02  # nats that replicas or numeric noise may move a log-probability by
 
 
@@ -39,6 +41,7 @@ class ServerEngine:
     def __init__(self, options: EngineOptions, backoff: float = 0.5) -> None:
         self.model, self.endpoint = options.model, options.endpoint
         self._poster = Poster(options, backoff)
+        self._numbers = _Numbers()
         self._rung, first = self._find_rung()
         completion = read(first, self.endpoint, _PROBE.max_tokens)
         self.gives_token_ids = completion.token_ids is not None
@@ -116,7 +119,13 @@ class ServerEngine:
         bodies = [self._body(prompts[p], seed, params) for p, seed in pairs]
         plain = (params.temperature, params.top_p, params.top_k) == (1.0, 1.0, 0)
         scored = self.gives_logprobs and (plain or self.logprobs_are_raw)
-        reader = _Reader(lambda answer: self._kept(read(answer, self.endpoint, params.max_tokens), scored))
+
+        def reader(answer: Any) -> Completion:
+            completion = self._kept(read(answer, self.endpoint, params.max_tokens), scored)
+            if self._numbers.is_copy(answer):
+                raise Malformed(f"the same answer ({answer['id'][:40]}) came to two requests")
+            return completion
+
         found = iter(self._poster.post_all(PATHS[self.endpoint], bodies, [p for p, _ in pairs], reader))
         return [[next(found) for _ in own] for own in seeds]
 
@@ -138,6 +147,7 @@ class ServerEngine:
 
         def whole(answer: Any) -> Any:
             read(answer, self.endpoint, params.max_tokens)
+            self._numbers.is_copy(answer)
             return answer
 
         return self._poster.post_all(PATHS[self.endpoint], bodies, range(len(bodies)), whole)[0]
@@ -149,7 +159,7 @@ class ServerEngine:
             try:
                 return rung, self._ask(_PROBE)
             except Refused as error:
-                refused = refused or error
+                refused = error if rung < len(RUNGS) - 1 or refused is None else refused  # the plainest form's
                 if error.status not in _UNKNOWN_FIELD:
                     break
         assert refused is not None
@@ -161,34 +171,30 @@ class ServerEngine:
         The likeliest token's is looked at, which does not depend on the token drawn. Where it is about 0 at any
         temperature nothing can be told, and they are not trusted.
         """
-        at_one, at_half = (
-            top_logprobs(answer, self.endpoint)[:1] for answer in (first, self._ask(replace(_PROBE, temperature=0.5)))
-        )
+        at_one, at_half = (top_logprobs(answer, self.endpoint)[:1] for answer in (first, self._ask(_COLD)))
         if not at_one or not at_half or at_one[0] > -_RAW:
             return False
         return abs(at_one[0] - at_half[0]) <= _RAW
 
 
-class _Reader:
-    """Reads answers, and notices one that is given to two requests: by a cache, or left over on a connection.
+class _Numbers:
+    """Notices an answer that is given to two requests, as by a cache that does not look at the seed.
 
     Servers number their answers. Where two different answers have one number it means nothing, and is not looked at.
     """
 
-    def __init__(self, read: Callable[[Any], Completion]) -> None:
-        self._read = read
+    def __init__(self) -> None:
         self._seen: dict[str, str] = {}
-        self._numbered = True
+        self._meaningful = True
 
-    def __call__(self, answer: Any) -> Completion:
-        completion = self._read(answer)
-        name = answer.get("id")
-        if isinstance(name, str) and name and self._numbered:
-            content = content_hash(answer["choices"])
-            if name not in self._seen:
-                self._seen[name] = content
-            elif self._seen[name] == content:
-                raise Malformed(f"the same answer ({name[:40]}) came to two requests")
-            else:
-                self._numbered = False
-        return completion
+    def is_copy(self, answer: Any) -> bool:
+        """Remember an answer, and tell whether it was given before."""
+        name, content = answer.get("id"), content_hash(answer["choices"])
+        if not (isinstance(name, str) and name and self._meaningful):
+            return False
+        before = self._seen.get(name)
+        self._meaningful = before in (None, content)
+        self._seen[name] = content
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return before == content

@@ -1,0 +1,95 @@
+"""Real vLLM: its traps, and its server. The contract itself is in test_engine_contract.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_models import save_lively
+
+from odeval.doctor import Doctor
+from odeval.engines import open_engine
+from odeval.engines.base import EngineOptions
+from odeval.engines.hf import HfEngine
+from odeval.engines.reference import Reference
+from odeval.engines.server import ServerEngine
+from odeval.errors import OdevalError
+from odeval.sampling import completion_seed
+from odeval.testbed import world
+from odeval.types import SamplingParams
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None,
+    reason="vllm is not installed; `make test-vllm` runs this in an environment of its own",
+)
+PROMPTS = list(world().prompts("heldout", 8))
+PARAMS = SamplingParams(n=1, max_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose generation_config would make sampling greedy, and end at a token of its own."""
+    path = save_lively(tmp_path_factory.mktemp("vllm") / "model")
+    config = {"do_sample": True, "top_k": 1, "temperature": 0.1, "repetition_penalty": 2.0, "eos_token_id": [2, 9]}
+    (path / "generation_config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_vllm_takes_end_tokens_and_nothing_else_from_a_generation_config(folder: Path) -> None:
+    engine = open_engine("vllm", EngineOptions(str(folder)))
+    asked = [engine.encode(prompt) for prompt in PROMPTS]
+    seeds = [[completion_seed(0, "m", str(p), s) for s in range(64)] for p in range(8)]
+    found = [c for own in engine.sample(asked, seeds, PARAMS) for c in own]
+    assert len({tuple(c.token_ids) for c in found}) > 400, "top_k 1 would give 8"
+    ended = {int(c.token_ids[-1]) for c in found if c.finish_reason == "stop"}
+    assert ended == {2, 9}
+    assert not any(9 in list(c.token_ids)[:-1] for c in found)
+    assert engine.ref() == HfEngine(folder, "cpu").ref(), (
+        "one model by either engine, so that one can score the other's"
+    )
+    with pytest.raises(OdevalError, match="device 'cuda': this vLLM runs on cpu; use --device auto"):
+        open_engine("vllm", EngineOptions(str(folder), device="cuda"))
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
+    options = ["--served-model-name", "m", "--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1"]
+    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    log = folder.parent / "server.log"
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, *options], stdout=file, stderr=file, env=environment)
+        try:
+            for _ in range(600):
+                if process.poll() is not None:
+                    pytest.fail(f"the server ended: {log.read_text()[-2000:]}")
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_a_vllm_server_holds_the_contract(url: str, folder: Path) -> None:
+    """Its generation_config is not overridden on its own command line: every request has to do it."""
+    engine = ServerEngine(EngineOptions("m", base_urls=(url,), concurrency=16, retries=8))
+    assert engine.describe() == {
+        "name": "server", "base_urls": [url], "endpoint": "completions", "request": "token ids", "token_ids": True,
+        "logprobs": True, "logprobs_are_raw": True,
+    }  # fmt: skip
+    findings = list(Doctor(engine, PROMPTS, Reference(folder, "cpu"), samples=400, max_tokens=8).findings())
+    assert [f"{f.check}: {f.detail}" for f in findings if f.status != "ok"] == []
