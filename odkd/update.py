@@ -29,7 +29,7 @@ from odkd.ranks import Ranks
 from odkd.rollout import Batch, Source
 
 _CHUNK_LOGITS = (2**18, 2**25)  # of one model, held at once on a CPU and on a GPU
-_CHUNK_TOKENS = 64  # at least: with fewer, adding up the head's gradient costs more than it saves
+_CHUNK_TOKENS = 128  # at least: with fewer, adding up the head's gradient costs more than it saves
 
 
 class Positions(NamedTuple):
