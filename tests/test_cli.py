@@ -121,7 +121,7 @@ def test_the_list_of_verbs_is_frozen() -> None:
     """Scripts of users depend on these names."""
     assert set(VERBS) == {
         "demo", "audit", "sample", "grade", "score", "compare", "gate", "plan", "report", "plot", "show", "import",
-        "export", "tasks", "env",
+        "export", "doctor", "tasks", "env",
     }  # fmt: skip
 
 
