@@ -147,7 +147,9 @@ class Doctor:
     def _equal(self, name: str, left: Drawn, right: Drawn, how: str) -> Finding:
         pairs = [pair for own, other in zip(left, right, strict=True) for pair in zip(own, other, strict=True)]
         differ = sum(_said(a) != _said(b) for a, b in pairs)
-        detail = f"{differ} of {len(pairs)} completions differ when asked {how}" if differ else f"{len(pairs)} {how}"
+        detail = f"{len(pairs)} completions, asked {how}"
+        if differ:
+            detail = f"{differ} of {len(pairs)} completions differ when asked {how}"
         return Finding(name, "fail" if differ else "ok", detail)
 
     def _copies(self) -> Finding:
