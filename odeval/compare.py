@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from odeval.attrition import pass_bounds
 from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError
@@ -200,6 +201,7 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "extrapolation": _extrapolation(counts_of(run, prompt_ids)),
         "thresholds": run.thresholds,
         "survival": _survival(run),
+        "ungraded": pass_bounds(run, prompt_ids, ks),
     }
 
 

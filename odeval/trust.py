@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from odeval.attrition import pass_bounds
 from odeval.errors import OdevalError
 from odeval.measure import Measured
 from odeval.types import PerPrompt
@@ -94,7 +95,7 @@ def examine(runs: list[Measured]) -> list[Trust]:
         _templates(runs),
         *(_depth(run) for run in runs if _uneven(run)),
         _share("Truncated at max_tokens", "truncated_fraction", sampled, _TRUNCATED),
-        _share("Not graded (attrition)", "ungraded_fraction", sampled, _UNGRADED),
+        _attrition(sampled),
         _seeds(sampled),
         _streams(sampled),
         *(_repeats(run) for run in sampled),
@@ -163,6 +164,15 @@ def _share(name: str, metric: str, runs: list[Measured], limit: float) -> Trust:
     if any(value > limit for value in values.values()):
         return Trust(name, "warn", detail)
     return Trust(name, "unknown" if any(map(math.isnan, values.values())) else "ok", detail)
+
+
+def _attrition(runs: list[Measured]) -> Trust:
+    """The share, and what pass@1 would be if all of them were wrong, or right."""
+    found = _share("Not graded (attrition)", "ungraded_fraction", runs, _UNGRADED)
+    bounds = [(run.label, pass_bounds(run, sorted(run.prompts), [1])) for run in runs]
+    between = "{}: pass@1 between {:.3f} and {:.3f}, whatever they are"
+    told = [between.format(label, b["low"][0], b["high"][0]) for label, b in bounds if b]
+    return Trust(found.check, found.status, " · ".join([found.detail, *told]))
 
 
 def _value(metric: PerPrompt) -> float:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from synthetic import draws, write_run
 
+from odeval.attrition import pass_bounds
 from odeval.cli import run
 from odeval.measure import measure
 from odeval.trust import copied_streams, examine, excess_repeats
@@ -84,6 +85,21 @@ def test_warnings(tmp_path: Path) -> None:
     assert found["Truncated at max_tokens"] == "warn"
     assert found["Not graded (attrition)"] == "warn"
     assert found["Entropies"] == "unknown"
+
+
+def test_missing_grades_give_bounds(tmp_path: Path) -> None:
+    """By hand: prompt 0 has 1 right of 3 graded and 1 unknown, prompt 1 is graded in full with 2 of 4."""
+    run = write_run(tmp_path / "run", [[True, None, False, False], [True, True, False, False]])
+    measured = measure(run, "run", 0.8)
+    found = pass_bounds(measured, sorted(measured.prompts), [1, 2])
+    assert found is not None
+    assert found["ungraded"] == 1
+    assert found["low"] == pytest.approx([(1 / 4 + 2 / 4) / 2, (1 - 3 / 6 + 1 - 1 / 6) / 2])
+    assert found["high"] == pytest.approx([(2 / 4 + 2 / 4) / 2, (1 - 1 / 6 + 1 - 1 / 6) / 2])
+    row = next(item for item in examine([measured]) if item.check.startswith("Not graded"))
+    assert row.detail == "run 12.5% · run: pass@1 between 0.375 and 0.500, whatever they are"
+    whole = measure(write_run(tmp_path / "whole", [[True, False]] * 2), "whole", 0.8)
+    assert pass_bounds(whole, sorted(whole.prompts), [1]) is None
 
 
 def test_what_was_not_checked_is_not_ok(tmp_path: Path) -> None:
