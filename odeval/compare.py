@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from odeval.rows import VarietySettings
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
-from odeval.trust import as_rows, check_comparable, depth_of_baseline, examine
+from odeval.trust import check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
 SCHEMA = "odeval.comparison/1"
@@ -116,7 +116,7 @@ def compare(
         "runs": described_runs,
         "pairs": pairs,
         "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
-        "trust": as_rows(examine(measured) + stored),
+        "trust": [asdict(check) for check in examine(measured) + stored],
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
 

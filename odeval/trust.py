@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -106,6 +106,8 @@ def examine(runs: list[Measured]) -> list[Trust]:
 
 def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> list[Trust]:
     """Warn of a stored baseline (counts) with fewer samples per prompt than 4 times a candidate's."""
+    if not candidates:
+        return []
     n = int(baseline.counts["n"].min())
     deepest = max(candidates, key=lambda run: int(run.counts["n"].max()))
     wanted = _DEEPER * int(deepest.counts["n"].max())
@@ -114,10 +116,6 @@ def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> lis
     text = f"{baseline.label}: {n} samples a prompt, under {_DEEPER} times the {wanted // _DEEPER} of {deepest.label}"
     advice = "its own noise is in every difference; it is paid for once, so sample it deeper"
     return [Trust("Depth of the stored baseline", "warn", f"{text}; {advice}")]
-
-
-def as_rows(checks: list[Trust]) -> list[dict[str, Any]]:
-    return [asdict(check) for check in checks]
 
 
 def _prompts(runs: list[Measured]) -> Trust:
