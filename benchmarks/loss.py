@@ -129,12 +129,12 @@ PEERS: dict[str, Callable[[Inputs, str], Any]] = {
 }
 
 
-def call(name: str, x: Inputs, kind: str) -> float:
-    """Run one peer forward and back; its loss."""
+def call(name: str, x: Inputs, kind: str) -> float | None:
+    """Run one peer forward and back; its loss, None of the bare products."""
     x.hidden.grad = x.weight.grad = None
     found = PEERS[name](x, kind)
     if name == "products":
-        return float("nan")
+        return None
     torch.autograd.backward(found)
     return float(found.detach())
 
