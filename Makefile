@@ -41,5 +41,8 @@ check: .venv/.dev       ## style, types, import contracts
 testbed: .venv/.run     ## train the embedded models from scratch, in minutes
 	$(BIN)/python benchmarks/train_testbed.py
 
+bench: .venv/.run       ## the quick version of every benchmark, then the README's tables; under 30 minutes on 2 cores
+	$(BIN)/python benchmarks/quick.py
+
 clean:
 	rm -rf .venv .venv-vllm odeval-demo

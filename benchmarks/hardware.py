@@ -28,4 +28,5 @@ def hardware() -> str:
 
 
 def result_path(name: str) -> Path:
-    return RESULTS / f"{name}_{hardware()}_{datetime.now(UTC):%Y%m}.json"
+    """Where a benchmark writes; BENCHMARK_RESULTS names another folder."""
+    return Path(os.environ.get("BENCHMARK_RESULTS", RESULTS)) / f"{name}_{hardware()}_{datetime.now(UTC):%Y%m}.json"

@@ -7,10 +7,15 @@ Writes the index reports/README.md too: one line and one verdict a study.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import calibration_report
+import objective_report
+from hardware import RESULTS
 
 from odeval.atomic import read_json, write_text
 from odeval.cli import run
@@ -21,7 +26,9 @@ REPORTS = Path(__file__).resolve().parent.parent / "reports"
 
 
 def main() -> None:
-    for world in WORLDS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--index-only", action="store_true", help="write reports/README.md alone")
+    for world in () if parser.parse_args().index_only else WORLDS:
         with tempfile.TemporaryDirectory() as scratch:
             code = run(["demo", "--world", world, "--out", scratch])
             if code > 1:
@@ -59,9 +66,19 @@ def index() -> str:
             f"`odeval demo --world {world}`: {comparison['prompts']} prompts × {samples} samples, four students | "
             f"{told(verdict)} |"
         )
-    return "\n".join(
-        [*lines, "", "Made by `python benchmarks/render_studies.py` and `python benchmarks/train_testbed.py`.", ""]
-    )
+    lines += others()
+    made = ("render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration")
+    return "\n".join([*lines, "", f"Made by {', '.join(f'`python benchmarks/{name}.py`' for name in made)}.", ""])
+
+
+def others() -> list[str]:
+    """The studies that are rendered from benchmarks/results, with their first finding as the verdict."""
+    return [
+        "| [objectives](objectives/README.md) | what each objective, data source, start and size does to the exact "
+        f"pass@k curve, at equal budget | {objective_report.headline(objective_report.newest(RESULTS))} |",
+        "| [calibration](calibration/README.md) | whether intervals cover what they claim and the gate holds its "
+        f"error rates | {calibration_report.headline(RESULTS)} |",
+    ]
 
 
 def told(verdict: dict[str, Any]) -> str:
