@@ -17,6 +17,7 @@ def findings(cases: dict[str, Any], drivers: list[dict[str, Any]]) -> list[str]:
     return [
         common_story(cases),
         at_every_rate(cases),
+        at_one_rate(cases),
         fronts(cases),
         few_and_many(first, cases[first]),
         driven_by(drivers),
@@ -59,6 +60,24 @@ def at_every_rate(cases: dict[str, Any]) -> str:
     return (
         "**How much of it is the learning rate.** Under `reverse_kl`, on the selection prompts and one training seed, "
         f"minus the start. {'; '.join(told)}."
+    )
+
+
+def at_one_rate(cases: dict[str, Any]) -> str:
+    """All arms at the rate that reverse KL was given: the divergence without the choice of a rate."""
+    told = []
+    for name, case in cases.items():
+        rate = case["learning_rates"].get("reverse_kl")
+        rows = [row for row in case["selection"] if row["learning_rate"] == rate]
+        if len(rows) > 1:
+            before = case["selection_start"]["pass@64"]
+            ranked = sorted(rows, key=lambda row: float(row["pass@64"]))
+            moved = [f"`{row['arm']}` {row['pass@64'] - before:+.3f}".replace("-", "−") for row in ranked]
+            shown = moved if len(moved) <= 8 else [*moved[:4], "…", *moved[-4:]]
+            told.append(f"{name} at {rate:g}: {', '.join(shown)}")
+    return (
+        "**All arms at the rate of `reverse_kl`**, pass@64 minus the start on the selection prompts, one training "
+        f"seed, lowest and highest. {'; '.join(told)}."
     )
 
 
