@@ -70,6 +70,8 @@ def section(name: str, case: dict[str, Any]) -> list[str]:
     sizes = case["groups"]
     seeds = ", ".join(map(str, case["seeds"]))
     chosen = "chosen here" if case["rates"] else f"taken over from {case['rates_of']}"
+    if len(case["rates"]) == 1:
+        chosen = f"all {case['rates'][0]:g}"
     return [
         f"## {name}",
         f"World {case['world']}, start `{case['start']}` ({case['parameters']:,} parameters), {case['prompts']} "
@@ -173,7 +175,7 @@ def beside_sampled(case: dict[str, Any]) -> list[str]:
 
 
 def rates_tried(case: dict[str, Any]) -> list[str]:
-    if not case["selection"]:
+    if len(case["rates"]) < 2:
         return []
     found = {(row["arm"], row["learning_rate"]): row for row in case["selection"]}
     every = sorted({rate for _, rate in found})

@@ -124,7 +124,9 @@ def study(cases: dict[str, Case], work: Path, jobs: int) -> dict[str, Any]:
             tried, rates = choose(pool, name, case, work, chosen)
             chosen[name] = rates
             todo = [(arm, seed) for seed in case.seeds for arm in case.arms]
-            looked_at = case.seeds[0] if case.rates else None  # whose samples are compared with the exact numbers
+            looked_at = (
+                case.seeds[0] if len(case.rates) > 1 else None
+            )  # whose samples are compared with the exact numbers
             runs = [pool.submit(run_arm, case, arm, rates[arm], seed, work, seed == looked_at) for arm, seed in todo]
             done[name] = {
                 "case": case, "start": start, "selection": tried, "rates": rates, "runs": finished(name, runs),

@@ -28,6 +28,7 @@ ACROSS = (
     ("rollouts at temperature 1.4", "rollout temperature", "reverse_kl_hot", "reverse_kl"),
     ("four times the steps", "four times the steps", "reverse_kl", "reverse_kl"),
     ("four times the steps", "four times the steps", "pg_reverse_kl", "pg_reverse_kl"),
+    ("the learning rate 0.003", "every arm at 0.003", "reverse_kl", "reverse_kl"),
     ("a wider student", "wider student", "reverse_kl", "reverse_kl"),
     ("a peaked start", "peaked start", "reverse_kl", "reverse_kl"),
 )

@@ -115,7 +115,8 @@ def test_findings_say_where_the_common_story_does_not_hold() -> None:
     lost = {"pass@1": [0.1, 0.05, 0.15], "pass@64": [-0.1, -0.12, -0.08]}
     kept = {"pass@1": [0.1, 0.05, 0.15], "pass@64": [0.01, -0.02, 0.04]}
     arms = {"reverse_kl": {"to_start": {"all": lost}}, "pg_reverse_kl": {"to_start": {"all": kept}}}
-    text = objective_findings.common_story({"world": {"arms": arms}})
+    case = {"world": "w", "start": "s", "steps": 1, "arms": arms, "learning_rates": dict.fromkeys(arms, 0.1)}
+    text = objective_findings.common_story({"world": case, "the same": case})
     assert "holds in 1 of 2 arms" in text
     assert "It does not hold for `pg_reverse_kl` (world)." in text
 
