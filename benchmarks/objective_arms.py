@@ -36,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "reverse_kl_hot": {"recipe": "reverse_kl", "temperature": 1.4},
 }  # their learning rate is that of the arm they vary
 MAIN = ("reverse_kl", "forward_kl", "blend_0.3", "gkd", "pg_reverse_kl")
+ONE_RATE = ("reverse_kl", "pg_reverse_kl", "forward_kl", "jsd", "blend_0.3", "reverse_kl_off", "supervised_kd")
 SELECTION_SEED = 1000
 SAMPLED_PROMPTS, SAMPLES = 100, 128  # twice the largest k, which keeps the sampled pass@k steady
 
@@ -73,6 +74,8 @@ CASES: dict[str, Case] = {  # the first is the one that the others vary
     "wider student": Case("graph_paths", "wide", MAIN[:4], 100, 128, _RATES, (0, 1, 2)),
     "peaked start": Case("graph_paths", "peaked", MAIN, 100, 128, (), (0, 1, 2), "graph_paths"),
     "rollout temperature": Case("graph_paths", "warm_start", tuple(VARIANTS), 100, 128, (), (0, 1, 2), "graph_paths"),
+    "every arm at 0.003": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (3e-3,), (0, 1, 2)),
+    "every arm at 0.01": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (1e-2,), (0, 1, 2)),
     "four times the steps": Case("graph_paths", "warm_start", MAIN, 400, 128, (), (0, 1, 2), "graph_paths"),
     "countdown": Case("countdown", "warm_start", MAIN[:4], 100, 32, (3e-4, 1e-3, 3e-3), (0, 1, 2), "", (1e-4, 1e-2)),
 }

@@ -17,6 +17,7 @@ def findings(cases: dict[str, Any], drivers: list[dict[str, Any]]) -> list[str]:
     return [
         common_story(cases),
         at_every_rate(cases),
+        at_one_rate(cases),
         fronts(cases),
         few_and_many(first, cases[first]),
         driven_by(drivers),
@@ -27,9 +28,12 @@ def findings(cases: dict[str, Any], drivers: list[dict[str, Any]]) -> list[str]:
 def common_story(cases: dict[str, Any]) -> str:
     """Does reverse KL lower pass@k? Case by case."""
     told, holds, broken = [], [], []
+    seen = set()  # an arm at its own rate may stand in a case of one rate for all as well
     for name, case in cases.items():
         for arm in case["arms"]:
-            if arm.startswith(REVERSE) and not arm.endswith(("_off", "_mix")):
+            run = (case["world"], case["start"], case["steps"], arm, case["learning_rates"][arm])
+            if arm.startswith(REVERSE) and not arm.endswith(("_off", "_mix")) and run not in seen:
+                seen.add(run)
                 change = case["arms"][arm]["to_start"]["all"]
                 where = f"`{arm}` ({name})"
                 (holds if sign(change["pass@64"]) < 0 else broken).append(where)
@@ -37,7 +41,9 @@ def common_story(cases: dict[str, Any]) -> str:
                     f"{where} {verdict(change['pass@1'], change['pass@64'])}, pass@1 {interval(change['pass@1'])}, "
                     f"pass@64 {interval(change['pass@64'])}{crossing(change)}"
                 )
-    head = f"**The common story, that on-policy reverse KL lowers pass@k, holds in {len(holds)} of {len(told)} arms.** "
+    head = (
+        f"**The common story, that on-policy reverse KL lowers pass@64, holds in {len(holds)} of {len(told)} arms.** "
+    )
     if broken:
         head += f"It does not hold for {', '.join(broken)}. "
     return head + "; ".join(told) + "."
@@ -48,7 +54,7 @@ def at_every_rate(cases: dict[str, Any]) -> str:
     told = []
     for name, case in cases.items():
         own = [row for row in case["selection"] if row["arm"] == "reverse_kl"]
-        if own:
+        if len(own) > 1:
             before = case["selection_start"]
             moved = [
                 f"{row['learning_rate']:g} gives pass@1 {row['pass@1'] - before['pass@1']:+.3f} and pass@64 "
@@ -59,6 +65,24 @@ def at_every_rate(cases: dict[str, Any]) -> str:
     return (
         "**How much of it is the learning rate.** Under `reverse_kl`, on the selection prompts and one training seed, "
         f"minus the start. {'; '.join(told)}."
+    )
+
+
+def at_one_rate(cases: dict[str, Any]) -> str:
+    """All arms at the rate that reverse KL was given: the divergence without the choice of a rate."""
+    told = []
+    for name, case in cases.items():
+        rate = case["learning_rates"].get("reverse_kl")
+        rows = [row for row in case["selection"] if row["learning_rate"] == rate]
+        if len(rows) > 1 and len(case["rates"]) > 1:
+            before = case["selection_start"]["pass@64"]
+            ranked = sorted(rows, key=lambda row: float(row["pass@64"]))
+            moved = [f"`{row['arm']}` {row['pass@64'] - before:+.3f}".replace("-", "−") for row in ranked]
+            shown = moved if len(moved) <= 8 else [*moved[:4], "…", *moved[-4:]]
+            told.append(f"{name} at {rate:g}: {', '.join(shown)}")
+    return (
+        "**All arms at the rate of `reverse_kl`**, pass@64 minus the start on the selection prompts, one training "
+        f"seed, lowest and highest. {'; '.join(told)}."
     )
 
 

@@ -34,7 +34,7 @@ def write(results: Path, target: Path) -> Path:
         "## What drives it",
         "One change at a time, this arm minus that one, paired over prompts and training seeds. Across cases each arm "
         "is first compared with the start it came from, and the learning rate is the one of the plain arm unless the "
-        "case chose its own.",
+        "case chose its own. Where the two rates differ, the rate is part of the change.",
         driver_table(drivers),
     ]
     for name, case in cases.items():
@@ -70,6 +70,8 @@ def section(name: str, case: dict[str, Any]) -> list[str]:
     sizes = case["groups"]
     seeds = ", ".join(map(str, case["seeds"]))
     chosen = "chosen here" if case["rates"] else f"taken over from {case['rates_of']}"
+    if len(case["rates"]) == 1:
+        chosen = f"all {case['rates'][0]:g}"
     return [
         f"## {name}",
         f"World {case['world']}, start `{case['start']}` ({case['parameters']:,} parameters), {case['prompts']} "
@@ -173,7 +175,7 @@ def beside_sampled(case: dict[str, Any]) -> list[str]:
 
 
 def rates_tried(case: dict[str, Any]) -> list[str]:
-    if not case["selection"]:
+    if len(case["rates"]) < 2:
         return []
     found = {(row["arm"], row["learning_rate"]): row for row in case["selection"]}
     every = sorted({rate for _, rate in found})
@@ -199,11 +201,12 @@ def rates_tried(case: dict[str, Any]) -> list[str]:
 
 def driver_table(drivers: list[dict[str, Any]]) -> str:
     rows = [
-        [row["question"], row["case"], f"`{row['arm']}` − `{row['other']}`", interval(row["pass@1"]),
+        [row["question"], row["case"], f"`{row['arm']}` − `{row['other']}`",
+         " / ".join(f"{rate:g}" for rate in row["rates"]), interval(row["pass@1"]),
          interval(row["pass@64"]), interval(row["coverage"])]
         for row in drivers
     ]  # fmt: skip
-    return table(["change", "case", "arms", "pass@1", "pass@64", "coverage@64"], rows)
+    return table(["change", "case", "arms", "rates", "pass@1", "pass@64", "coverage@64"], rows)
 
 
 def arms_table(arms: dict[str, Any], cases: dict[str, Any]) -> str:

@@ -124,7 +124,9 @@ def study(cases: dict[str, Case], work: Path, jobs: int) -> dict[str, Any]:
             tried, rates = choose(pool, name, case, work, chosen)
             chosen[name] = rates
             todo = [(arm, seed) for seed in case.seeds for arm in case.arms]
-            looked_at = case.seeds[0] if case.rates else None  # whose samples are compared with the exact numbers
+            looked_at = (
+                case.seeds[0] if len(case.rates) > 1 else None
+            )  # whose samples are compared with the exact numbers
             runs = [pool.submit(run_arm, case, arm, rates[arm], seed, work, seed == looked_at) for arm, seed in todo]
             done[name] = {
                 "case": case, "start": start, "selection": tried, "rates": rates, "runs": finished(name, runs),
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CASES, help="these cases (repeatable); the first is needed")
     parser.add_argument("--seeds", type=int, help="only the first so many seeds of every case")
     parser.add_argument("--quick", action="store_true", help="a small version; prints, and leaves the report alone")
-    parser.add_argument("--out", type=Path, help="results file; by default benchmarks/results/objective_study_…")
+    parser.add_argument("--out", type=Path, help="results file; then the report is left alone")
     parser.add_argument("--report-only", action="store_true", help="render the report from the newest results")
     options = parser.parse_args()
     if not options.report_only:
@@ -208,7 +210,7 @@ def main() -> None:
         path = options.out or result_path("objective_study_quick" if options.quick else "objective_study")
         write_json(path, {"setting": setting, "cases": found, "provenance": made})
         print(path)
-    if not options.quick:
+    if not options.quick and not options.out:
         print(objective_report.write(objective_report.newest(RESULTS), REPORT))
 
 

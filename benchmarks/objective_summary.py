@@ -28,6 +28,7 @@ ACROSS = (
     ("rollouts at temperature 1.4", "rollout temperature", "reverse_kl_hot", "reverse_kl"),
     ("four times the steps", "four times the steps", "reverse_kl", "reverse_kl"),
     ("four times the steps", "four times the steps", "pg_reverse_kl", "pg_reverse_kl"),
+    ("the learning rate 0.003", "every arm at 0.003", "reverse_kl", "reverse_kl"),
     ("a wider student", "wider student", "reverse_kl", "reverse_kl"),
     ("a peaked start", "peaked start", "reverse_kl", "reverse_kl"),
 )
@@ -134,13 +135,13 @@ def drivers(done: dict[str, Any], first: str) -> list[dict[str, Any]]:
         for name in done:
             if {arm, other} <= set(done[name]["case"].arms):
                 change = by_name(difference(done[name], arm, done[name], other, False))
-                found.append({"question": question, "case": name, "arm": arm, "other": other, **change})
+                rates = [done[name]["rates"][one] for one in (arm, other)]
+                found.append({"question": question, "case": name, "arm": arm, "other": other, "rates": rates, **change})
     for question, name, arm, other in ACROSS:
         if name in done and arm in done[name]["case"].arms and other in done[first]["case"].arms:
             change = by_name(difference(done[name], arm, done[first], other, True))
-            found.append(
-                {"question": question, "case": f"{name} against {first}", "arm": arm, "other": other, **change}
-            )
+            rates, where = [done[name]["rates"][arm], done[first]["rates"][other]], f"{name} against {first}"
+            found.append({"question": question, "case": where, "arm": arm, "other": other, "rates": rates, **change})
     return [strip(row) for row in found]
 
 
