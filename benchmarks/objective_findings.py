@@ -18,6 +18,7 @@ def findings(cases: dict[str, Any], drivers: list[dict[str, Any]]) -> list[str]:
         common_story(cases),
         at_every_rate(cases),
         at_one_rate(cases),
+        by_verdict(cases),
         fronts(cases),
         few_and_many(first, cases[first]),
         driven_by(drivers),
@@ -84,6 +85,18 @@ def at_one_rate(cases: dict[str, Any]) -> str:
         "**All arms at the rate of `reverse_kl`**, pass@64 minus the start on the selection prompts, one training "
         f"seed, lowest and highest. {'; '.join(told)}."
     )
+
+
+def by_verdict(cases: dict[str, Any]) -> str:
+    """What became of the two ends of the curve, arm by arm."""
+    told = []
+    for name, case in cases.items():
+        groups: dict[str, list[str]] = {}
+        for arm, row in case["arms"].items():
+            change = row["to_start"]["all"]
+            groups.setdefault(verdict(change["pass@1"], change["pass@64"]), []).append(f"`{arm}`")
+        told.append(f"- {name}: " + "; ".join(f"{word}: {', '.join(arms)}" for word, arms in groups.items()) + ".")
+    return "**Each arm against its start**, pass@1 and pass@64 by their intervals:\n\n" + "\n".join(told)
 
 
 def fronts(cases: dict[str, Any]) -> str:

@@ -206,7 +206,9 @@ def main() -> None:
             found = study(cases, options.work or Path(scratch), options.jobs)
         setting = {"hardware": hardware(), "jobs": options.jobs, "arms": ARMS | VARIANTS, "quick": options.quick,
                    "selection_seed": SELECTION_SEED}  # fmt: skip
-        made = {**provenance(), "command": "python benchmarks/objective_study.py"}
+        shown = [f"--seeds {options.seeds}"] if options.seeds else []
+        shown += [f"--only {name!r}" for name in options.only or []]
+        made = {**provenance(), "command": " ".join(["python benchmarks/objective_study.py", *shown])}
         path = options.out or result_path("objective_study_quick" if options.quick else "objective_study")
         write_json(path, {"setting": setting, "cases": found, "provenance": made})
         print(path)
