@@ -110,11 +110,44 @@ def agreement() -> str:
     return "\n".join(lines)
 
 
+def loss() -> str:
+    """The fused divergence beside its peers, as ratios of CPU time, medians over rounds."""
+    peers = ("trl_chunked", "trl_gkd", "liger_compiled", "autograd")
+    heads = [
+        "vocabulary × tokens × hidden",
+        "divergence",
+        "over the four bare products",
+        *(f"{p} over it" for p in peers),
+    ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in newest("loss")["rows"]:
+        ratios = [row["peer_over_odeval"].get(peer) for peer in peers]
+        cells = [row["odeval_over_products"]["median"], *(ratio and ratio["median"] for ratio in ratios)]
+        shown = ["" if cell is None else f"{cell:.2f}" for cell in cells]
+        lines.append(f"| {row['vocab']} × {row['tokens']} × {row['hidden']} | {row['kind']} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def scale() -> str:
+    """Peak memory against the number of prompts."""
+    lines = [
+        "| prompts × samples | scored tokens | token tables, peak MB | whole comparison, peak MB |",
+        "|---|---|---|---|",
+    ]
+    found = newest("scale")
+    for row in found["runs"]:
+        cells = (f"{row['scored_tokens']:,}", str(row["tokens_peak_mb"]), str(row["compare_peak_mb"]))
+        lines.append(f"| {row['prompts']:,} × {found['samples']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "calibration": calibration,
     "sampling": sampling,
     "agreement": agreement,
+    "loss": loss,
+    "scale": scale,
 }
 
 
