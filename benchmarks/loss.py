@@ -231,8 +231,9 @@ def main() -> None:
         except PackageNotFoundError:
             packages[package] = None
     told = {"rounds": options.rounds, "threads": 1, "hardware": hardware(), "packages": packages}
+    made = {**provenance(), "command": " ".join(["python benchmarks/loss.py", *sys.argv[1:]])}
     path = options.out or result_path("loss")
-    write_json(path, {"what": __doc__, "setting": told, "rows": rows, "memory": used, "provenance": provenance()})
+    write_json(path, {"what": __doc__, "setting": told, "rows": rows, "memory": used, "provenance": made})
     print(path)
 
 

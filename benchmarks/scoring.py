@@ -12,6 +12,7 @@ CPU second, one thread. Writes results/scoring_<hardware>_<yyyymm>.json.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,8 +105,9 @@ def main() -> None:
         "rounds": options.rounds, "threads": 1, "hardware": hardware(), "prompt": PROMPT, "completion": COMPLETION,
         "sequences": SEQUENCES,
     }  # fmt: skip
+    made = {**provenance(), "command": " ".join(["python benchmarks/scoring.py", *sys.argv[1:]])}
     path = options.out or result_path("scoring")
-    write_json(path, {"what": __doc__, "setting": setting, "rows": rows, "provenance": provenance()})
+    write_json(path, {"what": __doc__, "setting": setting, "rows": rows, "provenance": made})
     print(path)
 
 
