@@ -39,7 +39,7 @@ def write(results: Path, target: Path) -> Path:
     ]
     for name, case in cases.items():
         parts += section(name, case)
-    parts += ["## Arms", arms_table(data["setting"]["arms"], cases), *limits(cases)]
+    parts += ["## Arms", arms_table(data["setting"]["arms"], cases), *limits(cases, data["setting"]["left_out"])]
     write_text(target, "\n\n".join(parts) + "\n")
     return target
 
@@ -219,10 +219,12 @@ def arms_table(arms: dict[str, Any], cases: dict[str, Any]) -> str:
     return table(["arm", "settings of odkd"], rows)
 
 
-def limits(cases: dict[str, Any]) -> list[str]:
+def limits(cases: dict[str, Any], left_out: list[str]) -> list[str]:
     few = [name for name, case in cases.items() if len(case["seeds"]) < 5]
     worlds = sorted({case["world"] for case in cases.values()})
     said = f"Worlds: {', '.join(worlds)}. Every arm that was trained is listed."
+    if left_out:
+        said += f" Written as cases of the study and not run for this report: {', '.join(left_out)}."
     if few:
         said += f" Fewer than five training seeds: {', '.join(few)}; their intervals rest on few degrees of freedom."
     return [

@@ -205,6 +205,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             found = study(cases, options.work or Path(scratch), options.jobs)
         setting = {"hardware": hardware(), "jobs": options.jobs, "arms": ARMS | VARIANTS, "quick": options.quick,
+                   "left_out": [name for name in CASES if name not in found["cases"]],
                    "selection_seed": SELECTION_SEED}  # fmt: skip
         shown = [f"--seeds {options.seeds}"] if options.seeds else []
         shown += [f"--only {name!r}" for name in options.only or []]
