@@ -112,6 +112,7 @@ def compare(
         "task": measured[0].meta["task"]["name"],
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
+        "clusters": len({prompt.cluster or name for name, prompt in measured[0].prompts.items()}),
         "prompt_ids": sorted(measured[0].prompts),
         "runs": described_runs,
         "pairs": pairs,

@@ -133,6 +133,16 @@ def _pair(comparison: dict[str, Any], run: dict[str, Any], against: str) -> dict
     return found
 
 
+def _too_few(comparison: dict[str, Any], curve: bool, scope: str) -> str:
+    """Why no PASS can be given, if so. Intervals over fewer independent prompts, or clusters of them, are too short."""
+    prompts = int(comparison["prompts"])
+    groups = prompts if curve and scope == "benchmark" else int(comparison.get("clusters", prompts))
+    if groups >= TOO_FEW_PROMPTS:
+        return ""
+    what = "prompts" if groups == prompts else f"clusters of {prompts} prompts"
+    return f"{groups} {what} are too few for a PASS; use at least {TOO_FEW_PROMPTS}"
+
+
 def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, levels: Levels, scope: str) -> Check:
     # The share of the gain that is inherited is a statement about the teacher, whatever the baseline is.
     against = "teacher" if rule.form == "inherited" and rule.config.against == "auto" else rule.config.against
@@ -140,9 +150,9 @@ def _check(comparison: dict[str, Any], run: dict[str, Any], rule: Rule, levels: 
     found = bounds_of(run, pair, rule, levels, scope)
     verdict, j, detail = decide(rule, found)
     fact = rule.metric != "pass" and METRICS[rule.metric].fact and not rule.form
-    if verdict == "PASS" and comparison["prompts"] < TOO_FEW_PROMPTS and not fact:
-        verdict = "INCONCLUSIVE"
-        detail = f"{comparison['prompts']} prompts are too few for a PASS; use at least {TOO_FEW_PROMPTS}"
+    few = _too_few(comparison, curve=rule.metric == "pass" and rule.form == "delta", scope=scope)
+    if verdict == "PASS" and few and not fact:
+        verdict, detail = "INCONCLUSIVE", few
     value, low, high = math.nan, math.nan, math.nan
     if j is not None:
         value, low, high = (float(x[j]) for x in (found.value, found.inner, found.outer))

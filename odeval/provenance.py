@@ -41,10 +41,16 @@ def git_state() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def _program() -> str:
+    """How this process was called, without the folders of this machine."""
+    called = Path(sys.argv[0])
+    return f"python {called.resolve().parent.name}/{called.name}" if called.suffix == ".py" else called.name
+
+
 def provenance(**extra: Any) -> dict[str, Any]:
     """What made an artifact: command, versions, commit, time, and whatever the stage adds."""
     return {
-        "command": " ".join(["odeval", *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "versions": versions(),
         "git": git_state(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

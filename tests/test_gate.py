@@ -12,6 +12,7 @@ from odeval.compare import compare
 from odeval.config import GateConfig, RuleConfig
 from odeval.errors import CannotJudge
 from odeval.gate import as_json, exit_code, judge, judge_all, overall
+from odeval.types import Prompt
 
 
 def comparison(
@@ -63,6 +64,21 @@ def test_fifty_prompts_are_needed_for_a_pass(tmp_path: Path) -> None:
     judgement = gate(compare([new], baseline=old), "pass@k.delta >= -0.2")
     assert judgement.verdict == "INCONCLUSIVE"
     assert "too few for a PASS" in judgement.checks[0].detail
+
+
+def test_few_clusters_give_no_pass_however_many_prompts(tmp_path: Path) -> None:
+    """Intervals over 10 clusters are too short (reports/calibration); for these very prompts clusters do not matter."""
+    prompts = [Prompt(text=f"question {p}", answer="right", id=f"p{p:05d}", cluster=f"c{p % 10}") for p in range(400)]
+    rates = np.full(400, 0.5)
+    runs = [write_run(tmp_path / name, draws(rates, 32, i), prompts=prompts, block=50) for i, name in enumerate("ab")]
+    found = compare([runs[1]], baseline=runs[0])
+    assert found["clusters"] == 10
+    (check,) = gate(found, "pass@k.delta >= -0.2").checks
+    assert (check.verdict, check.detail) == (
+        "INCONCLUSIVE", "10 clusters of 400 prompts are too few for a PASS; use at least 50",
+    )  # fmt: skip
+    rules = GateConfig(scope="benchmark", rules=(RuleConfig(rule="pass@k.delta >= -0.2"),))
+    assert judge(found, rules)[0].verdict == "PASS"
 
 
 def test_all_equal_is_no_certainty(tmp_path: Path) -> None:
