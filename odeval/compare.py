@@ -22,10 +22,11 @@ from odeval.extrapolate import extrapolate
 from odeval.heatmap import completion_to_show
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import FAMILIES, METRICS
+from odeval.moments import Moments
 from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
 from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
-from odeval.stats import estimate, linearise
+from odeval.stats import Linearised, estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
 from odeval.trust import check_comparable, depth_of_baseline, examine
@@ -207,21 +208,24 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
 
 
 def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confidence: float) -> dict[str, Any]:
-    found = {}
-    drawn = {}
+    curves: dict[str, tuple[Sequence[float], Linearised | Moments]] = {}
+    curves |= {name: (curve.grid, curve) for name, curve in run.families.items()}
     for name, family in FAMILIES.items():
         if family.reads == "counts":
-            drawn[name] = family.compute(run.counts, ks)
+            own = family.compute(run.counts, ks)
         elif family.reads in run.completions and run.completions[family.reads].notna().any():
-            drawn[name] = family.compute(run.completions, ks)
-    for name, metric in {**run.families, **drawn}.items():
+            own = family.compute(run.completions, ks)
+        else:
+            continue
+        curves[name] = own.grid, linearise(own, prompt_ids, clusters(run, prompt_ids))
+    found = {}
+    for name, (grid, curve) in curves.items():
         family = FAMILIES[name.partition("@")[0]]
-        curve = linearise(metric, prompt_ids, clusters(run, prompt_ids))
         used = [j for j, value in enumerate(curve.value) if np.isfinite(value)]
         items = estimate(curve, confidence, family.bounds)
         found[name] = {
             "label": family.label, "unit": family.unit, "grid_unit": family.grid_unit, "source": family.source,
-            "grid": [metric.grid[j] for j in used], **columns([items[j] for j in used]),
+            "grid": [grid[j] for j in used], **columns([items[j] for j in used]),
         }  # fmt: skip
     return found
 

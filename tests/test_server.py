@@ -57,7 +57,7 @@ def test_with_token_ids_a_served_run_can_be_scored(engine: HfEngine, tmp_path: P
         assert run(["grade", str(one.path), "--quiet"]) == 0
     folders = ["--teacher-run", str(teacher.path), "--teacher", str(TEACHER), "--student", str(TEACHER)]
     assert run(["score", str(student.path), *folders, "--quiet"]) == 0
-    kl = measure(student, "student", 0.8).families["forward_kl_by_position@student"]
+    kl = measure(student, "student", 0.8).by_prompt["forward_kl_by_position@student"]
     assert abs(np.nansum(kl.numerator)) < 1e-3 < np.nansum(kl.denominator), (
         "a model against itself, from tokens that came over HTTP"
     )

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 Outputs = Literal["correct", "wrong", "all"]
 Pool = Literal["graded", "outputs"]
@@ -83,7 +84,10 @@ def class_counts(
 
 
 def _column(runs: Sequence[pd.DataFrame], name: str) -> pd.Series:
-    return pd.concat([run[name] for run in runs], ignore_index=True)  # texts stay packed
+    columns = [run[name] for run in runs]
+    if all(isinstance(column.dtype, pd.CategoricalDtype) for column in columns):
+        return pd.Series(union_categoricals(columns, sort_categories=True))
+    return pd.concat(columns, ignore_index=True)
 
 
 def _numbered(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
