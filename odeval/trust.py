@@ -121,6 +121,10 @@ def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> lis
 def _prompts(runs: list[Measured]) -> Trust:
     count = len(runs[0].prompts)
     detail = f"{count} prompts, identical in all {len(runs)} runs"
+    groups = len({prompt.cluster or name for name, prompt in runs[0].prompts.items()})
+    if groups < count:
+        detail += f", in {groups} clusters, which are what is independent"
+        count = groups
     if count < TOO_FEW_PROMPTS:
         return Trust("Prompts", "warn", f"{detail}; under {TOO_FEW_PROMPTS} no PASS is given")
     if count < FEW_PROMPTS:
