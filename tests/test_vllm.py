@@ -24,6 +24,7 @@ from odeval.engines.base import EngineOptions
 from odeval.engines.hf import HfEngine
 from odeval.engines.reference import Reference
 from odeval.engines.server import ServerEngine
+from odeval.engines.vllm_sync import check
 from odeval.errors import OdevalError
 from odeval.sampling import completion_seed
 from odeval.scoring_bounds import TopK
@@ -82,6 +83,28 @@ def test_vllm_tells_top_logprobs_of_given_tokens(folder: Path) -> None:
     assert isinstance(engine, TopK)
     assert engine.vocab_size >= HfEngine(folder, "cpu").model.vocab_size
     check_top_logprobs(engine, folder)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_new_weights_reach_vllm_and_stale_ones_are_noticed(tied: bool, tmp_path: Path) -> None:
+    """A tied head is what vLLM leaves stale; the probe sees it, with the remedy taken out."""
+    path = save_lively(tmp_path / "model", tied=tied)
+    engine, model = open_engine("vllm", EngineOptions(str(path))), HfEngine(path, "cpu").model
+    probe = [(model.encode(prompt), [3, 4, 5]) for prompt in PROMPTS[:3]]
+    assert check(engine, model, probe) < 1e-4
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in dict.fromkeys(model.model.parameters()):
+            value.add_(0.2 * value.std() * torch.randn(value.shape, generator=generator))
+    with pytest.raises(
+        OdevalError, match=r"vLLM has other weights than .* log-probabilities differ by .* 0.001 allowed"
+    ):
+        check(engine, model, probe)
+    assert engine.load(model, probe) < 1e-4
+    asked = [model.encode(prompt) for prompt in PROMPTS[:2]]
+    [[drawn], _] = engine.sample(asked, [[1 << 40], [2 << 40]], PARAMS)
+    expected = Reference(model).logprobs(asked[0], [int(i) for i in drawn.token_ids])
+    np.testing.assert_allclose(drawn.logprobs, expected, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

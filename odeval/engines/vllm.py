@@ -17,6 +17,7 @@ import torch
 
 from odeval.engines.hf_model import HfModel
 from odeval.engines.loading import check_folder, first_line, load_tokenizer, stop_ids
+from odeval.engines.vllm_sync import EXTENSION, check, load
 from odeval.errors import OdevalError
 from odeval.testbed import model_folder
 from odeval.types import Completion, FinishReason, ModelRef, Prompt, SamplingParams
@@ -65,7 +66,8 @@ class VllmEngine:
         try:
             self._llm = vllm.LLM(
                 model=str(self.text.folder), generation_config="vllm", logprobs_mode="raw_logprobs",
-                enable_prefix_caching=True, seed=0, max_logprobs=-1, disable_log_stats=True, **own,
+                enable_prefix_caching=True, seed=0, max_logprobs=-1, disable_log_stats=True,
+                worker_extension_cls=EXTENSION, **own,
             )  # fmt: skip
         except Exception as error:  # whatever its layers raise, it means one thing here
             raise OdevalError(f"{model}: vLLM cannot load it ({first_line(error)})") from error
@@ -124,6 +126,22 @@ class VllmEngine:
         """Rows of the model's head."""
         found: int = self._llm.llm_engine.model_config.get_vocab_size()
         return found
+
+    def load(self, model: HfModel, probe: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+        """Take the weights that a model has now, and prove it on some tokens.
+
+        Args:
+            model: Of the folder this engine was opened with, trained since.
+            probe: Pairs of prompt ids and completion ids.
+
+        Returns:
+            Largest difference of log-probabilities between the two, nats.
+
+        Raises:
+            OdevalError: The engine's differ by more than kernels do.
+        """
+        load(self._llm, model)
+        return check(self, model, probe)
 
     def gives_top_logprobs(self, k: int) -> bool:
         """It does, for any k."""
