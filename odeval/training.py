@@ -31,8 +31,8 @@ def training_of(folder: Path, asked: bool = False) -> dict[str, Any] | None:
         asked: Somebody says that there is a log; else a folder without one, or a damaged one, is passed over.
 
     Returns:
-        `objective`; `ledger`: updates, tokens sampled, tokens through the teacher, FLOPs (three digits); `curves`:
-        name, unit, first and last value; `history`: the curves at evenly spaced updates, as logged; `probes`: pass@k at
+        `run`: name of the folder; `objective`; `ledger`: updates, tokens sampled, tokens through the teacher, FLOPs
+        (three digits); `curves`: name, unit, first and last value; `history`: the curves at evenly spaced updates, as logged; `probes`: pass@k at
         the smallest and the largest k, None where there were none. None without a log.
 
     Raises:
@@ -68,6 +68,7 @@ def training_of(folder: Path, asked: bool = False) -> dict[str, Any] | None:
         for name, (label, unit) in CURVES.items()
     }
     return {
+        "run": folder.resolve().name,
         "objective": objective,
         "ledger": ledger,
         "curves": curves,

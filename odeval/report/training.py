@@ -23,9 +23,9 @@ def training(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, A
         return None
     return {
         "layout": "training", "kind": "training", "title": "How was it trained?", "figure": "training",
-        "heads": ["objective", *_ACCOUNT.values(), "FLOPs"],
+        "heads": ["run", "objective", *_ACCOUNT.values(), "FLOPs"],
         "account": [
-            {"name": name(label), "cells": [visible(told["objective"], 40), *_cost(told["ledger"])]}
+            {"name": name(label), "cells": [visible(told[key], 40) for key in ("run", "objective")] + _cost(told["ledger"])}
             for label, told in known
         ],
         "curves": [
