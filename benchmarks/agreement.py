@@ -28,7 +28,7 @@ from typing import Any
 import agreement_intervals as intervals
 import agreement_report
 import numpy as np
-from agreement_causes import CAUSES
+from agreement_causes import CAUSES, OWN
 from agreement_fixtures import Quantity, quantities, simulated
 from agreement_odeval import ours
 from agreement_peers import PEERS, ask, environments
@@ -122,7 +122,16 @@ def agreement(chosen: dict[str, str]) -> dict[str, Any]:
         for name, one in known.items()
         if name not in reached
     ]
-    return {"peers": peers, "no_peer": alone}
+    own = [
+        {
+            "quantity": name,
+            "how": how,
+            "error": worst(answered(formula, asked[name]), known[name]["exact"], asked[name]),
+        }
+        for name, formulas in OWN.items()
+        for how, formula in formulas.items()
+    ]
+    return {"peers": peers, "no_peer": alone, "own": own}
 
 
 def write_counts(path: Path, n: int, counts: list[int]) -> Path:

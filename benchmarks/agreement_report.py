@@ -144,9 +144,11 @@ def closer(data: Row) -> str:
     ]  # fmt: skip
     if not rows:
         return "Nowhere by more than ten times and 1e-13."
-    return "By more than ten times and 1e-13:\n\n" + table(
-        ["quantity", "package", "function", "its error", "odeval's error"], rows
+    causes = table(
+        ["quantity", "run", "error"], [[one["quantity"], one["how"], told(one["error"])] for one in data["own"]]
     )
+    peers = table(["quantity", "package", "function", "its error", "odeval's error"], rows)
+    return f"By more than ten times and 1e-13:\n\n{peers}\n\nThe causes, run too:\n\n{causes}"
 
 
 def bands(data: Row) -> Iterator[tuple[str, Row]]:
