@@ -201,10 +201,15 @@ def disagreements(data: Row) -> list[tuple[str, str]]:
     return found + [(group["peer"], of_loss(group, groups)) for group in groups if not group["agrees"]]
 
 
+def rounded(apart: list[tuple[str, str]]) -> int:
+    """How many of the disagreements in which odeval is right are a matter of float32."""
+    right = [verdict for _, verdict in apart if verdict.startswith("odeval is right")]
+    return sum("float32" in verdict or "rounding alone" in verdict for verdict in right)
+
+
 def findings(data: Row) -> list[str]:
     rows = [agrees(row) for _, _, row in plain(data)] + [group["agrees"] for group in merged(data)]
     apart = disagreements(data)
-    rounding = sum("float32" in verdict or "rounding alone" in verdict for _, verdict in apart)
 
     def count(start: str) -> int:
         return sum(verdict.startswith(start) for _, verdict in apart)
@@ -220,7 +225,8 @@ def findings(data: Row) -> list[str]:
         f"- {sum(rows)} of {len(rows)} rows agree: pass@k, pass^k and G-Pass@k to {counted}, text measures to "
         f"{text}, losses and gradients in float64 to {loss}.",
         f"- Of the {len(apart)} others odeval is right in {count('odeval is right')}, {count('Convention')} are a "
-        f"matter of convention, {count('Not run')} did not run here. {rounding} of them are rounding to float32.",
+        f"matter of convention, {count('Not run')} did not run here. "
+        f"{rounded(apart)} of those in which odeval is right are rounding to float32.",
         *(f"- {line}" for line in dict.fromkeys(interval_finding(data))),
     ]
 
@@ -245,4 +251,5 @@ def headline(folder: Path) -> str:
     apart = disagreements(data)
     right = sum(verdict.startswith("odeval is right") for _, verdict in apart)
     return (f"{len(data['peers'])} packages agree in {sum(rows)} of {len(rows)} rows; of the {len(apart)} others "
-            f"odeval is right in {right}, the rest is convention or did not run")  # fmt: skip
+            f"odeval is right in {right} ({rounded(apart)} of them float32 rounding), the rest is convention or did "
+            "not run")  # fmt: skip
