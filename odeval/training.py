@@ -32,8 +32,8 @@ def training_of(folder: Path, asked: bool = False) -> dict[str, Any] | None:
 
     Returns:
         `run`: name of the folder; `objective`; `ledger`: updates, tokens sampled, tokens through the teacher, FLOPs
-        (three digits); `curves`: name, unit, first and last value; `history`: the curves at evenly spaced updates, as logged; `probes`: pass@k at
-        the smallest and the largest k, None where there were none. None without a log.
+        (three digits); `curves`: name, unit, first and last value; `history`: the curves at evenly spaced updates, as
+        logged; `probes`: pass@k at the smallest and the largest k, None where there were none. None without a log.
 
     Raises:
         OdevalError: It was asked for, and there is none that can be read.

@@ -25,7 +25,7 @@ def training(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, A
         "layout": "training", "kind": "training", "title": "How was it trained?", "figure": "training",
         "heads": ["run", "objective", *_ACCOUNT.values(), "FLOPs"],
         "account": [
-            {"name": name(label), "cells": [visible(told[key], 40) for key in ("run", "objective")] + _cost(told["ledger"])}
+            {"name": name(label), "cells": [visible(told["run"], 40), visible(told["objective"], 40), *_cost(told)]}
             for label, told in known
         ],
         "curves": [
@@ -36,7 +36,8 @@ def training(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, A
     }  # fmt: skip
 
 
-def _cost(ledger: dict[str, Any]) -> list[str]:
+def _cost(told: dict[str, Any]) -> list[str]:
+    ledger = told["ledger"]
     flops = ledger["flops"]
     return [*(count(ledger[key]) for key in _ACCOUNT), UNKNOWN if flops is None else f"{flops:.3g}"]
 
