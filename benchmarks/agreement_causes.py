@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from agreement_truth import divergence, g_pass_at_k, pass_at_k, self_bleu, softmax, vendi
 from mpmath import mp
-from scipy import special
 
 
 def certain(n: int, c: int, k: int) -> float:
@@ -43,16 +42,6 @@ def rounded(beta: float, kind: str, student: list[float], teacher: list[float]) 
     return float(torch.tensor(divergence(beta, tuple(student), tuple(teacher))[0], dtype=torch.float32))
 
 
-def log_gammas(n: int, c: int, k: int) -> float:
-    a, b = ((special.gammaln(x + 1.0) - special.gammaln(k + 1.0) - special.gammaln(x - k + 1.0)) for x in (c, n))
-    return float(np.exp(a - b)) if c >= k else 0.0
-
-
-def log_quotients(n: int, c: int, k: int) -> float:
-    j = np.arange(k)
-    return float(np.exp(np.log((c - j) / (n - j)).sum())) if c >= k else 0.0
-
-
 def by_autograd(held: bool, beta: float, kind: str, student: list[float], teacher: list[float]) -> list[float]:
     s, t = (torch.tensor(row, dtype=getattr(torch, kind)) for row in (student, teacher))
     s.requires_grad_()
@@ -67,7 +56,6 @@ def by_autograd(held: bool, beta: float, kind: str, student: list[float], teache
 
 # Where odeval itself is less exact: what it does, and what would be exact.
 OWN: dict[str, dict[str, Callable[..., Any]]] = {
-    "pass^k": {"sums of log-gammas, as odeval": log_gammas, "sums of log((c − j) / (n − j))": log_quotients},
     "JSD, gradient, float64, peaked": {
         "the mixture held constant, as odeval": functools.partial(by_autograd, True),
         "the mixture differentiated": functools.partial(by_autograd, False),
