@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import platform
+import socket
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ Result = TypeVar("Result")
 
 _TRIES = 3  # workers that one block, or the loading of a model, may cost
 _PATIENCE = 60.0  # seconds before it is said that Ray has no room
+_CONNECT = 10.0  # seconds for a cluster to answer
 _LOADING = "loading the model"
 _log = logging.getLogger("odeval")
 
@@ -268,8 +270,14 @@ def _connected(options: Executor) -> Any:
     if options.workers and address == "local":
         own["num_cpus"] = max(os.cpu_count() or 1, options.workers * _threads())
     try:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal():  # else Ray itself tries for many minutes
+            socket.create_connection((host.removeprefix("ray://"), int(port)), _CONNECT).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, OverflowError) as error:
         reason = visible((str(error).strip().splitlines() or [type(error).__name__])[0])
-        raise OdevalError(f"Ray at {address}: cannot be reached ({reason}); start it by `ray start --head`") from error
+        raise OdevalError(
+            f"Ray at {visible(address)}: cannot be reached ({reason}); start it by `ray start --head`, or leave out "
+            "--ray-address and RAY_ADDRESS"
+        ) from error
     return ray

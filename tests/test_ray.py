@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +80,19 @@ def without_provenance(path: Path) -> Any:
     found = json.loads(path.read_text())
     found.pop("provenance")
     return found
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'odeval[ray]'")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        common = ["sample", "none", "--task", "graph_paths", "--out", str(tmp_path), "--executor", "ray"]
+        assert run([*common, "--ray-address", address]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"odeval: Ray at {address}: cannot be reached (")
+    assert error.endswith("); start it by `ray start --head`, or leave out --ray-address and RAY_ADDRESS\n")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow
