@@ -82,8 +82,7 @@ def sample(
         made_from = {"model": asdict(model), "task": described, "sampling": {**asdict(params), "n": None}}
         run.check(meta, task.prompts)
         _check_parts(run, model, made_from)
-        rows = max(_PART_TOKENS // params.max_tokens, _ROUNDS * parallel)
-        block = max(1, min(_PART_ROWS, rows) // params.n)
+        block = prompts_per_part(params, parallel)
         if run.part_paths(run.samples):
             block = run.meta().get("prompts_per_part", block)
         done = run.keys(run.samples)
@@ -105,6 +104,21 @@ def sample(
         for name, _ in crew.each(write, {name: (name, work) for name, work in blocks.items()}):
             finished += len(blocks[name])
             advance(finished, len(ids))
+
+
+def prompts_per_part(params: SamplingParams, parallel: int) -> int:
+    """Prompts of one part, which is sampled, written and, by ray, sent to a worker as a whole.
+
+    Args:
+        params: n and max_tokens are read here.
+        parallel: Completions that the engine works on at once.
+
+    Example:
+        >>> prompts_per_part(SamplingParams(n=256, max_tokens=512), parallel=256)
+        8
+    """
+    rows = max(_PART_TOKENS // params.max_tokens, _ROUNDS * parallel)
+    return max(1, min(_PART_ROWS, rows) // params.n)
 
 
 def _about(engine: Engine) -> tuple[dict[str, Any], int]:

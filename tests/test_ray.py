@@ -32,9 +32,11 @@ RAY = Executor("ray")
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    """A Ray of two workers on this machine, whatever its cores."""
+    """Ray on this machine, told that it has two cores and two GPUs: it counts them, and does not look."""
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'odeval[ray]'")
-    executors._connected(Executor("ray", workers=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", partial(ray.init, num_gpus=2))
+        executors._connected(Executor("ray", workers=2))
     assert ray.cluster_resources()["CPU"] >= 2
     yield ray
     ray.shutdown()
@@ -174,7 +176,7 @@ def test_a_block_that_kills_its_workers_is_named(
     ray: Any, tmp_path: Path, capfd: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with RAY.crew(partial(str, tmp_path)) as crew:
-        work = partial(_fatal_by_value(), folder=tmp_path)
+        work = partial(by_value(), folder=tmp_path)
         blocks = {name: name for name in ("a", "b 2", "c", "d 1")}
         assert sorted(crew.each(work, blocks)) == [(name, name.upper()) for name in blocks]
         assert (tmp_path / "b").read_text() == "...", "done a third time"
@@ -189,7 +191,7 @@ def test_a_block_that_kills_its_workers_is_named(
     assert workers() == [], "they end with the crew"
 
 
-def _fatal_by_value() -> Any:
+def by_value() -> Any:
     """Workers cannot import this file: what they do travels whole."""
     import ray.cloudpickle
 
@@ -198,13 +200,35 @@ def _fatal_by_value() -> Any:
 
 
 def test_a_model_that_kills_its_workers_is_said_so(ray: Any, tmp_path: Path) -> None:
-    _fatal_by_value()
+    by_value()
     with (
         RAY.crew(partial(fatal, tmp_path, "model 9")) as crew,
         pytest.raises(OdevalError, match="loading the model: 3"),
     ):
         crew.ask(str)
     assert (tmp_path / "model").read_text() == "..."
+
+
+def own_gpu(folder: Path) -> str:
+    """Say which GPU a worker was given, once both are here."""
+    own = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    (folder / f"gpu{own}").touch()
+    while len(list(folder.glob("gpu*"))) < 2:
+        time.sleep(0.01)
+    return own
+
+
+def test_one_worker_a_gpu(ray: Any, tmp_path: Path) -> None:
+    by_value()
+    with RAY.crew(partial(own_gpu, tmp_path), device="auto") as crew:
+        assert {own for _, own in crew.each(later, {str(i): i for i in range(8)})} == {"0", "1"}
+    with RAY.crew(int, device="cpu") as crew:
+        assert crew.ask(lambda context: os.environ.get("CUDA_VISIBLE_DEVICES", "")) == ""
+
+
+def later(context: str, block: int) -> str:
+    time.sleep(0.2)
+    return context
 
 
 def cannot(context: object, block: str) -> None:
@@ -219,7 +243,7 @@ def test_what_the_user_can_mend_reads_as_ever(ray: Any, tmp_path: Path, capfd: A
         told.append(capfd.readouterr())
     assert told[0] == told[1]
     assert "none: no such folder; give a local model folder" in told[0].err
-    _fatal_by_value()
+    by_value()
     with RAY.crew(int) as crew, pytest.raises(CannotJudge, match=r"^p7: is not to be judged$"):
         list(crew.each(cannot, {"p7": "p7"}))
     expected = r"--workers 99: Ray has room for \d+, each with 1 of its \d+ cores; ask for fewer"

@@ -1,0 +1,7 @@
+"""`python -m odkd`, which is what `accelerate launch -m odkd` starts on every GPU."""
+
+import sys
+
+from odkd.cli import main
+
+sys.exit(main())
