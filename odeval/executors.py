@@ -12,13 +12,15 @@ import logging
 import os
 import platform
 import socket
+import sys
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TextIO, TypeVar
 
 from odeval.errors import CannotJudge, OdevalError
 from odeval.visible import visible
@@ -102,12 +104,25 @@ class Executor:
         if self.executor == "local":
             yield Alone(open_context())
             return
-        with contextlib.redirect_stdout(io.StringIO()):  # Ray would tell of every dead worker there
+        with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
             crew = _RayCrew(open_context, self, device)
             try:
                 yield crew
             finally:
                 crew.end()
+
+
+class _WithoutRay(io.TextIOBase):
+    """Standard output, where Ray's threads would tell of every dead worker at length."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.current_thread().name.startswith("ray_") else self._out.write(text)
+
+    def flush(self) -> None:
+        self._out.flush()
 
 
 class _Worker:
