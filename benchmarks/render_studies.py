@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import agreement_report
 import calibration_report
 import objective_report
 from hardware import RESULTS
@@ -68,7 +69,8 @@ def index() -> str:
         )
     lines += others()
     made = ("render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration")
-    return "\n".join([*lines, "", f"Made by {', '.join(f'`python benchmarks/{name}.py`' for name in made)}.", ""])
+    scripts = ", ".join(f"`python benchmarks/{name}.py`" for name in (*made, "agreement"))
+    return "\n".join([*lines, "", f"Made by {scripts}.", ""])
 
 
 def others() -> list[str]:
@@ -78,6 +80,8 @@ def others() -> list[str]:
         f"pass@k curve, at equal budget | {objective_report.headline(objective_report.newest(RESULTS))} |",
         "| [calibration](calibration/README.md) | whether intervals cover what they claim and the gate holds its "
         f"error rates | {calibration_report.headline(RESULTS)} |",
+        "| [agreement](agreement/README.md) | whether other packages give the same numbers on the same inputs | "
+        f"{agreement_report.headline(RESULTS)} |",
     ]
 
 

@@ -7,8 +7,9 @@ two-sided; the gate takes its one-sided bounds from the covariance that stands b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from odeval.attrition import pass_bounds
 from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
-from odeval.errors import CannotJudge, OdevalError
+from odeval.errors import CannotJudge, OdevalError, unknown
 from odeval.examples import lost_prompts
 from odeval.extrapolate import extrapolate
 from odeval.heatmap import completion_to_show
@@ -29,6 +30,7 @@ from odeval.rows import VarietySettings
 from odeval.stats import Linearised, estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
+from odeval.training import training_of
 from odeval.trust import check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
@@ -59,6 +61,7 @@ def compare(
     teacher: RunFolder | None = None,
     baseline: RunFolder | None = None,
     settings: CompareSettings | None = None,
+    training: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Compare every candidate with the teacher and with the baseline, prompt by prompt.
 
@@ -67,6 +70,8 @@ def compare(
         teacher: The teacher's run.
         baseline: The run a candidate must not be worse than: the student before distillation, or the last release.
         settings: Grid, confidence, threshold.
+        training: Label of a candidate → folder in which odkd trained it; by default the model's own, where it holds a
+            log.
 
     Returns:
         The comparison, ready for `json.dump(..., allow_nan=False)`.
@@ -104,6 +109,7 @@ def compare(
         before, after = (folders[name] for name in names)
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
     described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
+    _add_training(described_runs, training or {})
     return {
         "schema": SCHEMA,
         "settings": {
@@ -121,6 +127,21 @@ def compare(
         "trust": [asdict(check) for check in examine(measured) + stored],
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
+
+
+def _add_training(runs: Sequence[dict[str, Any]], named: Mapping[str, Path]) -> None:
+    """Put the log of their training beside the candidates."""
+    labels = [run["label"] for run in runs if run["role"] == "candidate"]
+    for label in named:
+        if label not in labels:
+            raise OdevalError(f"training: {unknown('candidate', label, labels)}")
+    for run in runs:
+        label, own = run["label"], str(run["model"].get("path") or "")
+        run["training"] = None
+        if label in named:
+            run["training"] = training_of(named[label], asked=True)
+        elif label in labels and own:
+            run["training"] = training_of(Path(own))
 
 
 def _details(

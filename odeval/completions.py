@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from odeval.parts import iterate_rows
+from odeval.parts import iterate_rows, num_rows
 from odeval.store import RunFolder
 
 _COLUMNS = ("prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason")
@@ -25,7 +25,7 @@ def load_completions(run: RunFolder) -> pd.DataFrame:
         Frame sorted by (prompt_id, sample_id); `correct` is 1.0, 0.0 or NaN. Texts that repeat (prompt_id, answer,
         finish_reason) are categories.
     """
-    samples = _Columns(["prompt_id", "finish_reason"])
+    samples = _Columns(sum(map(num_rows, run.part_paths(run.samples))), ["prompt_id", "finish_reason"])
     for table in run.iterate(run.samples, _COLUMNS):
         tokens = table["token_ids"].combine_chunks()
         known = tokens.null_count == 0
@@ -37,7 +37,7 @@ def load_completions(run: RunFolder) -> pd.DataFrame:
             logprob=_list_sums(table["logprobs"].combine_chunks()),
             digest=np.array(digest, dtype=np.int64),
         )
-    grades = _Columns(["prompt_id", "answer"])
+    grades = _Columns(num_rows(run.grades), ["prompt_id", "answer"])
     for table in iterate_rows(run.grades):
         correct = table["correct"].cast(pa.float64()).to_numpy(zero_copy_only=False)
         grades.add(
@@ -50,23 +50,33 @@ def load_completions(run: RunFolder) -> pd.DataFrame:
 
 
 class _Columns:
-    """Gathers the parts of a table column by column.
+    """Fills a table part by part; arrays have their full length from the start, or their growing would cost as much.
 
     Args:
-        texts: Columns of which each part's few distinct texts are numbered, and the rest forgotten.
+        rows: Of the whole table.
+        texts: Columns of which the few distinct texts are numbered, and the rest forgotten.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, rows: int, texts: Sequence[str]) -> None:
+        self._rows, self._done = rows, 0
         self._codes: dict[str, dict[str | None, int]] = {name: {} for name in texts}
-        self._parts: dict[str, list[np.ndarray]] = {}
+        self._arrays: dict[str, np.ndarray] = {}
 
     def add(self, table: pa.Table, **more: np.ndarray) -> None:
+        parts = dict(more)
         for name in table.column_names:
             column = table[name].combine_chunks()
-            values = self._numbered(name, column) if name in self._codes else column.to_numpy(zero_copy_only=False)
-            self._parts.setdefault(name, []).append(values)
-        for name, values in more.items():
-            self._parts.setdefault(name, []).append(values)
+            known = self._numbered(name, column) if name in self._codes else column.to_numpy(zero_copy_only=False)
+            parts[name] = known
+        end = self._done + table.num_rows
+        for name, values in parts.items():
+            held = self._arrays.get(name)
+            kind = values.dtype if held is None else np.promote_types(held.dtype, values.dtype)
+            if held is None:
+                held = np.empty(self._rows, kind)
+            self._arrays[name] = held if held.dtype == kind else held.astype(kind)
+            self._arrays[name][self._done : end] = values
+        self._done = end
 
     def _numbered(self, name: str, column: Any) -> np.ndarray:
         known, part = self._codes[name], column.dictionary_encode()
@@ -76,8 +86,8 @@ class _Columns:
         return found
 
     def frame(self) -> pd.DataFrame:
-        columns = {name: np.concatenate(self._parts.pop(name)) for name in list(self._parts)}
-        return pd.DataFrame({name: self._values(name, values) for name, values in columns.items()}, copy=False)
+        columns = {name: self._values(name, self._arrays.pop(name)) for name in list(self._arrays)}
+        return pd.DataFrame(columns, copy=False)
 
     def _values(self, name: str, values: np.ndarray) -> Any:
         if name not in self._codes:

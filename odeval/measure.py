@@ -18,7 +18,7 @@ from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.bounded import bound_sums
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
-from odeval.metrics.tokens import blocks, combined, joined, last_parts, whole_prompts
+from odeval.metrics.tokens import blocks, combined, last_parts, whole_prompts
 from odeval.moments import Moments, RunningRatio
 from odeval.parts import part_columns
 from odeval.schemas import BOUND_COLUMNS
@@ -137,17 +137,21 @@ def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Me
             sums = {name: METRICS[name].compute(tokens, threshold) for name in metrics}
             yield sums | {name: FAMILIES[name].compute(tokens, grid) for name, grid in grids.items() if grid}
 
-    kept: dict[str, list[PerPrompt]] = {}
-    groups = _clusters(found.prompts)
+    groups, last = _clusters(found.prompts), last_parts(run, trajectory)
+    names = np.array(sorted(last), dtype=object)
+    row = {name: i for i, name in enumerate(names)}
     running = {name: RunningRatio(len(found.prompts), groups) for name, grid in grids.items() if grid}
-    for sums in whole_prompts(parts(), last_parts(run, trajectory)):
+    kept: dict[str, PerPrompt] = {}
+    for sums in whole_prompts(parts(), last):
+        place = [row[name] for name in next(iter(sums.values())).prompt_ids]
         for name, own in sums.items():
             if name in running:
                 running[name].add(own)
             if name not in running or name in PAIRED:
-                kept.setdefault(name, []).append(own)
-    for name in list(kept):  # popped, so that parts and their sum are never all there together
-        whole = joined(kept.pop(name))
+                if name not in kept:
+                    kept[name] = _nothing(names, own.grid)
+                kept[name].numerator[place], kept[name].denominator[place] = own.numerator, own.denominator
+    for name, whole in kept.items():
         if name in PAIRED:
             found.by_prompt[f"{name}@{trajectory}"] = whole
         else:
@@ -160,6 +164,11 @@ def _clusters(prompts: Mapping[str, Prompt]) -> dict[str, int] | None:
     names = [prompt.cluster or prompt_id for prompt_id, prompt in prompts.items()]
     found, index = np.unique(names, return_inverse=True)
     return None if len(found) == len(names) else dict(zip(prompts, index.tolist(), strict=True))
+
+
+def _nothing(names: np.ndarray, grid: tuple[float, ...]) -> PerPrompt:
+    shape = (len(names), len(grid)) if grid else (len(names),)
+    return PerPrompt(names, np.zeros(shape), np.zeros(shape), grid)
 
 
 def _whole(metric: PerPrompt) -> PerPrompt:

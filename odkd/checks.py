@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from odeval.errors import OdevalError, unknown
-from odkd.objectives import OBJECTIVES, objective
+from odkd.objectives import OBJECTIVES, kind_of, objective
 
 if TYPE_CHECKING:
     from odkd.settings import TrainConfig
@@ -35,6 +35,7 @@ def check(config: TrainConfig) -> None:
     if not config.phases:
         _check_objectives(config)
         _check_data(config)
+    _check_vllm(config)
     _check_probe(config)
 
 
@@ -48,6 +49,10 @@ def _check_objectives(config: TrainConfig) -> None:
         raise OdevalError(f"lmbda {config.lmbda}: objective {config.objective} {_PG_NEEDS}")
     if config.off_policy_objective and objective(config.off_policy_objective).on_policy:
         raise OdevalError(f"off_policy_objective {config.off_policy_objective}: {_PG_NEEDS}")
+    names = {config.objective, config.off_policy_objective or config.objective}
+    if config.fused is True and not any(kind_of(name, config.dials(name)) for name in names):
+        can = ", ".join(name for name in OBJECTIVES if kind_of(name, {}))
+        raise OdevalError(f"fused: {config.objective} as it is set here needs logits; set fused: auto, or take {can}")
 
 
 def _check_data(config: TrainConfig) -> None:
@@ -65,6 +70,13 @@ def _check_data(config: TrainConfig) -> None:
         raise OdevalError(
             "teacher_mixed_alpha: its importance weights are known for temperature 1, top_p 1 and top_k 0 only"
         )
+
+
+def _check_vllm(config: TrainConfig) -> None:
+    if config.use_vllm and config.teacher_mixed_alpha:
+        raise OdevalError("use_vllm: vLLM cannot sample from a mixture; set teacher_mixed_alpha: 0, or use_vllm: false")
+    if config.vllm_gpu_memory_utilization is not None and not config.use_vllm:
+        raise OdevalError("vllm_gpu_memory_utilization: without use_vllm nothing reads it; leave it out")
 
 
 def _check_probe(config: TrainConfig) -> None:

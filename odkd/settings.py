@@ -86,6 +86,10 @@ class TrainConfig(BaseModel):
         1.0, gt=0, le=1, description="Of the rollouts; below 1 the tail that one wants to keep is never sampled."
     )
     top_k: int = Field(0, ge=0, description="Of the rollouts; 0 keeps every token.")
+    use_vllm: bool = Field(False, description="The student's completions through vLLM, in this process.")
+    vllm_gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="use_vllm: share of a GPU's memory that vLLM takes; 0.3 by default."
+    )
     max_completion_length: int = Field(256, ge=1, description="Tokens; a longer rollout is cut, without an end.")
 
     # How the weights move
@@ -120,6 +124,11 @@ class TrainConfig(BaseModel):
 
     # How it runs
     bf16: bool = Field(False, description="Run both models in bfloat16; weights stay float32, divergences float64.")
+    fused: bool | Literal["auto"] = Field(
+        "auto",
+        description="Form loss and gradient from hidden states without logits, where the objective can: auto from a "
+        "vocabulary of 512 tokens, where it is faster; true always; false never.",
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations instead of keeping them.")
     seed: int = Field(
         42, ge=0, description="Of prompts, coin, rollouts and dropout; the same seed gives the same weights."

@@ -13,6 +13,7 @@ from synthetic import draws, random_tokens, write_run, write_tokens
 from odeval.completions import load_completions
 from odeval.measure import measure
 from odeval.metrics import METRICS
+from odeval.metrics.classes import class_counts, prompt_blocks
 from odeval.metrics.tokens import last_parts, whole_prompts
 from odeval.moments import RunningRatio
 from odeval.parts import read_part, write_table
@@ -112,3 +113,22 @@ def test_grades_in_another_order_find_their_completions(tmp_path: Path) -> None:
         assert found[name].tolist() == expected[name].tolist(), name
     assert found["correct"].tolist() == [float(x) for row in right for x in row]
     assert isinstance(found["prompt_id"].dtype, pd.CategoricalDtype)
+
+
+def test_counting_by_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage and diversity count some prompts at a time; whole tables and plain texts come in one block."""
+    runs = []
+    for seed, name in enumerate(("left", "right")):
+        right = draws(np.full(40, 0.6), 8, seed)
+        answers = [[f"a{(3 * p + 5 * s + seed) % 7}" for s in range(8)] for p in range(40)]
+        runs.append(load_completions(write_run(tmp_path / name, right, answers=answers)))
+    blocks = list(prompt_blocks(*runs, rows=100))
+    assert len(blocks) > 5
+    for number, run in enumerate(runs):
+        pd.testing.assert_frame_equal(pd.concat([block[number] for block in blocks]), run)
+    assert all(set(left["prompt_id"]) == set(right["prompt_id"]) for left, right in blocks)
+    whole = class_counts(*(run.astype({"prompt_id": object}) for run in runs))
+    monkeypatch.setattr(prompt_blocks, "__kwdefaults__", {"rows": 100})
+    for found, expected in zip(class_counts(*runs), whole, strict=True):
+        for name in ("prompt_ids", "prompt", "name", "count", "n"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

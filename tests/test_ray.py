@@ -259,11 +259,14 @@ def test_without_ray_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().err == "odeval: --executor ray needs Ray: pip install 'odeval[ray]'\n"
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path, capsys: Any) -> None:
     from odeval.engines import engine_crew
 
     with pytest.raises(OdevalError, match="--executor ray: the engine 'server' only waits for its servers; name them"):
         engine_crew("server", EngineOptions("m"), RAY)
+    runs = [str(tmp_path), "--teacher-run", str(tmp_path), "--student", "s", "--teacher", "t"]
+    assert run(["score", *runs, "--engine", "vllm", "--executor", "ray", "--quiet"]) == 2
+    assert capsys.readouterr().err == "odeval: --executor ray: is for the engine hf; 'vllm' is asked from here alone\n"
     with pytest.raises(OdevalError, match="--workers 0: at least 1 is needed"), Executor("ray", 0).crew(int):
         pass
     with pytest.raises(OdevalError, match=r"nowhere: no such folder on .*; Ray's machines must share the file system"):

@@ -112,8 +112,8 @@ def test_an_audit_through_a_server_judges_the_curve(
 ) -> None:
     """One address that serves both models."""
 
-    class Both(handler_for(engine, "teacher")):  # type: ignore[misc]
-        other = handler_for(HfEngine(embedded("graph_paths", "warm_start")), "student")
+    class Both(handler_for(engine, "teacher", STANDARD)):  # type: ignore[misc]
+        other = handler_for(HfEngine(embedded("graph_paths", "warm_start")), "student", STANDARD)
 
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
@@ -127,7 +127,7 @@ def test_an_audit_through_a_server_judges_the_curve(
             ["audit", "student", "--teacher", "teacher", *options, "--max-tokens", "8", "--out", str(out), "--quiet"]
         )
     assert code in (0, 1)
-    assert "through a server tokens are not scored" in capsys.readouterr().err
+    assert "through a server entropies are bounds at best" in capsys.readouterr().err
     comparison = json.loads((out / "comparison.json").read_text())
     assert [one["label"] for one in comparison["runs"]] == ["teacher", "student"]
     assert "retention@teacher" not in comparison["runs"][1]["metrics"]

@@ -137,14 +137,6 @@ def _of_prompts(sums: PerPrompt, rows: np.ndarray) -> PerPrompt:
     return PerPrompt(sums.prompt_ids[rows], sums.numerator[rows], sums.denominator[rows], sums.grid)
 
 
-def joined(parts: Sequence[PerPrompt]) -> PerPrompt:
-    """One after the other, sorted by prompt; no prompt may stand in two."""
-    names = np.concatenate([part.prompt_ids for part in parts])
-    order = np.argsort(names)
-    sums = [np.concatenate([getattr(part, key) for part in parts])[order] for key in ("numerator", "denominator")]
-    return PerPrompt(names[order], sums[0], sums[1], parts[0].grid)
-
-
 def flat(column: pa.ChunkedArray) -> np.ndarray:
     """The values of a list column, one after the other."""
     array = column.combine_chunks()
