@@ -52,6 +52,7 @@ def audit(
     temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
     max_tokens: int | None = None, seed: int | None = None, ks: str | None = None,
     threshold: float | None = None, rules: Path | None = None, looks: str | None = None, confirm: bool | None = None,
+    pilot: int | None = None,
     device: str | None = None, engine: str | None = None, base_url: list[str] | None = None,
     endpoint: Literal["completions", "chat"] | None = None, concurrency: int | None = None,
     key_variable: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
@@ -78,6 +79,8 @@ def audit(
         rules: YAML file of gate rules.
         looks: Comma-separated samples per prompt at which to judge and perhaps stop, such as 8,16,32,64.
         confirm: Repeat a FAIL once with fresh samples; it stands only if it comes again.
+        pilot: Prompts asked once first, three completions shown with answer and grade; their samples are kept. 8, or 0
+            for embedded models.
         device: cpu, cuda or auto.
         engine: hf, vllm or server; with server, models are names that it knows, and tokens are not scored.
         base_url: For server: its address up to and with /v1; several for replicas that serve all these models.
@@ -98,7 +101,8 @@ def audit(
         "n": n, "limit": limit, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens,
         "seed": seed,
         "ks": parse_ks(ks), "threshold": threshold, "rules": rules,
-        "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "device": device,
+        "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "pilot": pilot,
+        "device": device,
         "engine": engine, "base_url": base_url, "endpoint": endpoint, "concurrency": concurrency,
         "key_variable": key_variable,
     }  # fmt: skip
@@ -226,8 +230,13 @@ def _audit(config: Any, strict: bool, quiet: bool, as_json: bool) -> int:
 
     if config.engine == "server":
         print("odeval: through a server tokens are not scored: answers and texts are compared", file=sys.stderr)
+
+    def tell(line: str, warns: bool) -> None:
+        if warns or not quiet:
+            print(f"odeval: warning: {line}" if warns else line, file=sys.stderr, flush=True)
+
     with stages(quiet) as stage:
-        comparison, judgements, page = audit(config, stage)
+        comparison, judgements, page = audit(config, stage, tell)
     if as_json:
         print((config.out / "verdict.json").read_text(encoding="utf-8"), end="")
     else:
