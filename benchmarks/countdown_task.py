@@ -108,7 +108,7 @@ def rows(split: Split, count: int) -> list[dict[str, Any]]:
     """A prompts file: question, entry as answer, and the chance of one guess."""
     found = []
     for entry in entries(split, count):
-        known = {"question": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"]}
+        known = {"question": entry["question"], "answer": entry["answer"], "metadata": entry["metadata"], "bare": True}
         numbers, target = entry["metadata"]["numbers"], entry["metadata"]["target"]
         found.append(
             {

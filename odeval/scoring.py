@@ -67,6 +67,7 @@ def score(
     teacher_run: RunFolder,
     student_run: RunFolder,
     advance: Advance = lambda done, total: None,
+    trajectories: Sequence[str] = TRAJECTORIES,
 ) -> None:
     """Score both models at every generated token of both models' completions, into the student's run folder.
 
@@ -78,6 +79,7 @@ def score(
         teacher_run: Completions of the teacher.
         student_run: Completions of the student; `tokens/`, `dropped/` and the table of pieces are written here.
         advance: Told (parts done, parts in all).
+        trajectories: Whose completions; the teacher's alone cost half, and tell retention and dropped branches.
 
     Raises:
         OdevalError: The vocabularies differ, a run is another model's, or a part is damaged.
@@ -87,6 +89,8 @@ def score(
     models = {"teacher": teacher.ref().fingerprint, "student": student.ref().fingerprint}
     work: list[tuple[Path, Path, Path]] = []
     for trajectory, run, model in zip(TRAJECTORIES, (teacher_run, student_run), (teacher, student), strict=True):
+        if trajectory not in trajectories:
+            continue
         _check_origin(run, model, models[trajectory])
         parts = run.part_paths(run.samples)
         if not parts:
@@ -95,7 +99,7 @@ def score(
         work += [(path, folders[0] / path.name, folders[1] / path.name) for path in parts]
     with student_run.lock():
         wanted = {target for _, *targets in work for target in targets}
-        for folder in (f(trajectory) for trajectory in TRAJECTORIES for f in (student_run.tokens, student_run.dropped)):
+        for folder in (f(trajectory) for trajectory in trajectories for f in (student_run.tokens, student_run.dropped)):
             for path in student_run.part_paths(folder):
                 if path not in wanted:
                     path.unlink()  # scores of samples that are no more
