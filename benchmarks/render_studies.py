@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import calibration_report
+import forgetting_report
 import objective_report
+import real_model_report
 from hardware import RESULTS
 
 from odeval.atomic import read_json, write_text
@@ -67,7 +69,10 @@ def index() -> str:
             f"{told(verdict)} |"
         )
     lines += others()
-    made = ("render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration")
+    made = (
+        "render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration",
+        "real_model_study", "forgetting",
+    )  # fmt: skip
     return "\n".join([*lines, "", f"Made by {', '.join(f'`python benchmarks/{name}.py`' for name in made)}.", ""])
 
 
@@ -78,6 +83,10 @@ def others() -> list[str]:
         f"pass@k curve, at equal budget | {objective_report.headline(objective_report.newest(RESULTS))} |",
         "| [calibration](calibration/README.md) | whether intervals cover what they claim and the gate holds its "
         f"error rates | {calibration_report.headline(RESULTS)} |",
+        "| [real_model](real_model/README.md) ([page](real_model/report.html)) | reverse, forward and blended KL on "
+        f"SmolLM2-135M, at equal budget | {real_model_report.headline(real_model_report.newest(RESULTS))} |",
+        "| [forgetting](forgetting/README.md) | what fine-tuning on one set takes from another, and what the recipe "
+        f"`recover` brings back | {forgetting_report.headline(REPORTS / 'forgetting')} |",
     ]
 
 

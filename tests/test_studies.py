@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import calibration_report  # noqa: E402
+import forgetting_report  # noqa: E402
 import objective_arms  # noqa: E402
 import objective_findings  # noqa: E402
 import objective_report  # noqa: E402
 import quick  # noqa: E402
+import real_model_report  # noqa: E402
 from objective_measure import by_position, crossed, curve, groups  # noqa: E402
 
 from odeval.testbed.exact import Enumeration  # noqa: E402
@@ -33,6 +37,17 @@ def test_the_objectives_report_is_rendered_from_the_newest_results(tmp_path: Pat
 def test_the_calibration_report_is_rendered_from_the_newest_results(tmp_path: Path) -> None:
     made = calibration_report.write(RESULTS, tmp_path / "README.md")
     assert made.read_text() == (ROOT / "reports" / "calibration" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("study", "report"), [("real_model", real_model_report), ("forgetting", forgetting_report)])
+def test_a_study_on_sampled_runs_is_rendered_from_its_comparison(
+    tmp_path: Path, study: str, report: ModuleType
+) -> None:
+    kept = ROOT / "reports" / study
+    shutil.copytree(kept, tmp_path / study)
+    (tmp_path / study / "README.md").unlink()
+    made = report.write(report.newest(RESULTS), tmp_path / study)
+    assert made.read_text() == (kept / "README.md").read_text()
 
 
 def test_the_index_is_rendered_from_the_newest_results() -> None:
