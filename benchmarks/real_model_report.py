@@ -102,6 +102,7 @@ def write(results: Path, folder: Path) -> Path:
         "Against the reverse-KL arm, paired in the same way:",
         direct(data["against_reverse"], ks),
         "## Branch points and answers",
+        "Branch points are positions of the teacher's own completions where its entropy is 0.8 nats or more.",
         tokens(comparison, arms),
         "## What it cost",
         ledger(data["ledgers"]),
