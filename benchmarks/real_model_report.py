@@ -102,7 +102,8 @@ def write(results: Path, folder: Path) -> Path:
         "Against the reverse-KL arm, paired in the same way:",
         direct(data["against_reverse"], ks),
         "## Branch points and answers",
-        "Branch points are positions of the teacher's own completions where its entropy is 0.8 nats or more.",
+        "Branch points are positions of the teacher's own completions where its entropy is "
+        f"{comparison['settings']['threshold']:g} nats or more.",
         tokens(comparison, arms),
         "## What it cost",
         ledger(data["ledgers"]),

@@ -21,7 +21,7 @@ from odeval.errors import OdevalError
 from odeval.gate import as_json, judge
 from odeval.grading import grade
 from odeval.looks import spending
-from odeval.pilot import PROMPTS, lines_of, pilot, warning
+from odeval.pilot import PROMPTS, is_due, lines_of, pilot, warning
 from odeval.report import write_report
 from odeval.rules import default_rules, parse_rule
 from odeval.sampling import Advance, sample
@@ -202,7 +202,7 @@ def _pilot(config: AuditConfig, runs: dict[Path, RunFolder], task: Task, params:
     if prompts and config.engine != "server":
         _check_vocabularies(list(runs))
     for path, run in runs.items() if prompts else ():
-        if run.holds_answers():
+        if not is_due(run):
             continue
         asked = pilot(open_engine(config.engine, _options(config, path)), task, params, run, prompts)
         for line in lines_of(run.label, asked):

@@ -30,10 +30,15 @@ class Answered:
     grade: Grade
 
 
+def is_due(run: RunFolder) -> bool:
+    """Tell whether a run has no more than a pilot's samples; one that was killed in its pilot makes it whole first."""
+    return all(path.stem.endswith("-pilot") for path in run.part_paths(run.samples))
+
+
 def pilot(
     engine: Engine, task: Task, params: SamplingParams, run: RunFolder, prompts: int = PROMPTS
 ) -> tuple[Answered, ...]:
-    """Draw and grade one completion for each of the first prompts of a run that holds none yet.
+    """Draw and grade one completion for each of the first prompts of a run.
 
     Args:
         engine: Who answers.
@@ -43,13 +48,11 @@ def pilot(
         prompts: How many, at least 1.
 
     Returns:
-        In the task's order; nothing where the run holds answers already.
+        In the task's order.
 
     Raises:
         OdevalError: As `sample`.
     """
-    if run.holds_answers():
-        return ()
     sample(engine, engine.ref(), task, params, run, first=prompts)
     drawn = {
         row["prompt_id"]: row

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -58,7 +58,7 @@ class Prompt:
     answer: str = ""
     id: str = ""
     cluster: str = ""
-    chance: float | None = None
+    chance: float | None = field(default=None, compare=False)  # said about a question, no part of it
 
     @property
     def content(self) -> str:
