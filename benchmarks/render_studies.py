@@ -15,7 +15,9 @@ from typing import Any
 
 import agreement_report
 import calibration_report
+import forgetting_report
 import objective_report
+import real_model_report
 from hardware import RESULTS
 
 from odeval.atomic import read_json, write_text
@@ -68,9 +70,11 @@ def index() -> str:
             f"{told(verdict)} |"
         )
     lines += others()
-    made = ("render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration")
-    scripts = ", ".join(f"`python benchmarks/{name}.py`" for name in (*made, "agreement"))
-    return "\n".join([*lines, "", f"Made by {scripts}.", ""])
+    made = (
+        "render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration", "agreement",
+        "real_model_study", "forgetting",
+    )  # fmt: skip
+    return "\n".join([*lines, "", f"Made by {', '.join(f'`python benchmarks/{name}.py`' for name in made)}.", ""])
 
 
 def others() -> list[str]:
@@ -82,6 +86,10 @@ def others() -> list[str]:
         f"error rates | {calibration_report.headline(RESULTS)} |",
         "| [agreement](agreement/README.md) | whether other packages give the same numbers on the same inputs | "
         f"{agreement_report.headline(RESULTS)} |",
+        "| [real_model](real_model/README.md) ([page](real_model/report.html)) | reverse, forward and blended KL on "
+        f"SmolLM2-135M, at equal budget | {real_model_report.headline(real_model_report.newest(RESULTS))} |",
+        "| [forgetting](forgetting/README.md) | what fine-tuning on one set takes from another, and what the recipe "
+        f"`recover` brings back | {forgetting_report.headline(REPORTS / 'forgetting')} |",
     ]
 
 

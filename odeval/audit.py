@@ -24,12 +24,14 @@ from odeval.executors import Executor
 from odeval.gate import as_json, judge
 from odeval.grading import grade
 from odeval.looks import spending
+from odeval.pilot import PROMPTS, is_due, lines_of, pilot, warning
 from odeval.report import write_report
 from odeval.rules import default_rules, parse_rule
 from odeval.sampling import Advance, sample
 from odeval.store import RunFolder
 from odeval.tasks import load_task
 from odeval.tasks.base import Task
+from odeval.testbed import is_embedded
 from odeval.types import Judgement, SamplingParams
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _TOP_LOGPROBS = 20  # what a vLLM server allows unless told otherwise
 Stage = Callable[[str], AbstractContextManager[Advance]]  # opens a progress bar with this name
+Tell = Callable[[str, bool], None]  # given a line, and whether it warns
 
 
 class AuditConfig(BaseModel):
@@ -62,6 +65,7 @@ class AuditConfig(BaseModel):
     rules: Path | None = None
     looks: tuple[int, ...] = ()
     confirm: bool = False
+    pilot: int | None = Field(default=None, ge=0)
     device: str = "auto"
     engine: str = "hf"
     base_url: tuple[str, ...] = ()
@@ -73,12 +77,15 @@ class AuditConfig(BaseModel):
     ray_address: str = ""
 
 
-def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judgement], Path]:
+def audit(
+    config: AuditConfig, stage: Stage, tell: Tell = lambda line, warns: None
+) -> tuple[dict[str, Any], list[Judgement], Path]:
     """Sample, grade, score, compare, gate, report. What is there already is not done again.
 
     Args:
         config: Models, task, sampling.
         stage: Opens a progress bar.
+        tell: Given what the pilot found, line by line.
 
     Returns:
         The comparison, the judgements, and the path of report.html.
@@ -89,6 +96,7 @@ def audit(config: AuditConfig, stage: Stage) -> tuple[dict[str, Any], list[Judge
     rules, task, params, looks = _prepare(config)
     runs = _folders(config)
     levels = None
+    _pilot(config, runs, task, replace(params, n=looks[0][0]), tell)
     for n, level in looks:
         _sample_all(config, runs, task, replace(params, n=n), stage)
         levels = level
@@ -195,6 +203,23 @@ def _folders(config: AuditConfig) -> dict[Path, RunFolder]:
     if len(set(unique)) < len(unique):
         raise OdevalError(f"the model folders {', '.join(map(str, models))} have equal names; rename one")
     return {path: RunFolder(config.out / name) for path, name in zip(models, unique, strict=True)}
+
+
+def _pilot(config: AuditConfig, runs: dict[Path, RunFolder], task: Task, params: SamplingParams, tell: Tell) -> None:
+    """A few completions of every model that is not known to answer this task, before any budget is spent."""
+    known = all(is_embedded(path) for path in runs)
+    prompts = config.pilot if config.pilot is not None else 0 if known else PROMPTS
+    if prompts and config.engine != "server":
+        _check_vocabularies(list(runs))
+    for path, run in runs.items() if prompts else ():
+        if not is_due(run):
+            continue
+        with engine_crew(config.engine, _options(config, path), _executor(config)) as crew:
+            asked = pilot(crew, task, params, run, prompts)
+        for line in lines_of(run.label, asked):
+            tell(line, False)
+        if doubt := warning(run.label, asked, params.max_tokens):
+            tell(doubt, True)
 
 
 def _sample_all(

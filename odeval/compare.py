@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from odeval.attrition import pass_bounds
+from odeval.chance import chance_of, check_chance
 from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError, unknown
@@ -110,6 +111,7 @@ def compare(
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
     described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     _add_training(described_runs, training or {})
+    chance = chance_of(measured, ks)
     return {
         "schema": SCHEMA,
         "settings": {
@@ -121,10 +123,11 @@ def compare(
         "prompts": len(measured[0].prompts),
         "clusters": len({prompt.cluster or name for name, prompt in measured[0].prompts.items()}),
         "prompt_ids": sorted(measured[0].prompts),
+        "chance": chance,  # what guessing would score at each k, or null where the task does not state it
         "runs": described_runs,
         "pairs": pairs,
         "tradeoff": tradeoff(described_runs, pairs, settings.confidence),
-        "trust": [asdict(check) for check in examine(measured) + stored],
+        "trust": [asdict(check) for check in examine(measured) + stored + check_chance(chance, described_runs)],
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
 

@@ -60,6 +60,7 @@ def sample(
     params: SamplingParams,
     run: RunFolder,
     advance: Advance = lambda done, total: None,
+    first: int | None = None,
 ) -> None:
     """Draw n completions for every prompt of a task into a run folder; what is there already is kept.
 
@@ -70,6 +71,7 @@ def sample(
         params: How completions are drawn; a larger n than before extends the run.
         run: Where to; created when missing.
         advance: Told (prompts done, prompts in all) after each part.
+        first: Draw only sample 0 of that many prompts: a pilot, which a later call completes.
 
     Raises:
         OdevalError: The folder holds another run, or cannot be written.
@@ -87,15 +89,17 @@ def sample(
             block = run.meta().get("prompts_per_part", block)
         done = run.keys(run.samples)
         ids = [prompt.prompt_id for prompt in task.prompts]
-        wanted = [[s for s in range(params.n) if (prompt_id, s) not in done] for prompt_id in ids]
+        deep = [params.n] * len(ids) if first is None else [int(place < first) for place in range(len(ids))]
+        wanted = [[s for s in range(deep[p]) if (ids[p], s) not in done] for p in range(len(ids))]
         token_ids = crew.ask(partial(_encode, prompts=task.prompts, wanted=wanted, params=params))
         run.open({**meta, "prompts_per_part": block}, task.prompts)
         blocks: dict[str, Work] = {}
         for number, start in enumerate(range(0, len(ids), block)):
             chosen = [p for p in range(start, min(start + block, len(ids))) if wanted[p]]
             if chosen:
-                first = min(wanted[p][0] for p in chosen)
-                blocks[f"part-{number:05d}-{first:05d}"] = [(ids[p], token_ids[p], wanted[p]) for p in chosen]
+                # A pilot's part has a name of its own, which the block's first part must not take.
+                begin = f"{min(wanted[p][0] for p in chosen):05d}" if first is None else "pilot"
+                blocks[f"part-{number:05d}-{begin}"] = [(ids[p], token_ids[p], wanted[p]) for p in chosen]
         finished = len(ids) - sum(map(len, blocks.values()))
         if finished:
             advance(finished, len(ids))

@@ -71,6 +71,7 @@ def score(
     teacher_run: RunFolder,
     student_run: RunFolder,
     advance: Advance = lambda done, total: None,
+    trajectories: Sequence[str] = TRAJECTORIES,
 ) -> None:
     """Score both models at every generated token of both models' completions, into the student's run folder.
 
@@ -82,34 +83,33 @@ def score(
         teacher_run: Completions of the teacher.
         student_run: Completions of the student; `tokens/`, `dropped/` and the table of pieces are written here.
         advance: Told (parts done, parts in all).
+        trajectories: Whose completions; the teacher's alone cost half, and tell retention and dropped branches.
 
     Raises:
         OdevalError: The vocabularies differ, a run is another model's, or a part is damaged.
         CannotJudge: A run has no samples, or samples without token ids or with ids the models do not know.
     """
-    score_by(Alone((teacher, student)), teacher_run, student_run, advance)
+    score_by(Alone((teacher, student)), teacher_run, student_run, advance, trajectories)
 
 
 def score_by(
-    crew: Crew[Models],
-    teacher_run: RunFolder,
-    student_run: RunFolder,
-    advance: Advance = lambda done, total: None,
-) -> None:
+    crew: Crew[Models], teacher_run: RunFolder, student_run: RunFolder,
+    advance: Advance = lambda done, total: None, trajectories: Sequence[str] = TRAJECTORIES,
+) -> None:  # fmt: skip
     """As `score`, by a crew whose every worker has both models."""
     refs = crew.ask(_refs)
     models = {"teacher": refs[0].fingerprint, "student": refs[1].fingerprint}
     work: dict[str, Part] = {}
     for trajectory, run, ref in zip(TRAJECTORIES, (teacher_run, student_run), refs, strict=True):
         _check_origin(run, ref)
-        parts = run.part_paths(run.samples)
-        if not parts:
+        parts = run.part_paths(run.samples) if trajectory in trajectories else []
+        if not parts and trajectory in trajectories:
             raise CannotJudge(f"{run.path}: nothing to score (samples/ is empty); run `odeval sample` first")
         folders = student_run.tokens(trajectory), student_run.dropped(trajectory)
         work |= {f"{trajectory}/{p.name}": (p, folders[0] / p.name, folders[1] / p.name) for p in parts}
     with student_run.lock():
         wanted = {target for _, *targets in work.values() for target in targets}
-        for folder in (f(trajectory) for trajectory in TRAJECTORIES for f in (student_run.tokens, student_run.dropped)):
+        for folder in (f(trajectory) for trajectory in trajectories for f in (student_run.tokens, student_run.dropped)):
             for path in student_run.part_paths(folder):
                 if path not in wanted:
                     path.unlink()  # scores of samples that are no more

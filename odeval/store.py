@@ -16,6 +16,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,8 @@ def prompt_line(prompt: Prompt) -> str:
     row["answer"] = prompt.answer
     if prompt.cluster:
         row["cluster"] = prompt.cluster
+    if prompt.chance is not None:
+        row["chance"] = prompt.chance
     return json.dumps(row, ensure_ascii=False)
 
 
@@ -226,11 +229,13 @@ def parse_prompt(row: Mapping[str, Any]) -> Prompt:
         answer=row.get("answer", ""),
         id=row.get("id", ""),
         cluster=row.get("cluster", ""),
+        chance=row.get("chance"),
     )
 
 
 def _hash_prompts(prompts: Sequence[Prompt]) -> str:
-    return content_hash([prompt_line(prompt) for prompt in prompts])
+    # What guessing would score is said about a question and is no part of it: a run goes on when that is learnt later.
+    return content_hash([prompt_line(replace(prompt, chance=None)) for prompt in prompts])
 
 
 def _comparable(key: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +50,7 @@ class Prompt:
         answer: What the grader compares with, in the task's own format.
         id: The user's name for it; a hash of the content when empty.
         cluster: Prompts that share a template or passage share a cluster, and are not independent.
+        chance: Probability that one guess from the answer space is right, as the task states it; None if it does not.
     """
 
     text: str | None = None
@@ -57,6 +58,7 @@ class Prompt:
     answer: str = ""
     id: str = ""
     cluster: str = ""
+    chance: float | None = field(default=None, compare=False)  # said about a question, no part of it
 
     @property
     def content(self) -> str:

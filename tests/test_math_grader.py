@@ -113,6 +113,16 @@ def test_reasoning_gym_uses_the_datasets_own_scorer() -> None:
             assert (grade.correct, grade.answer) == (item["score"] == 1, item["model_answer"])
 
 
+def test_a_bare_entry_is_graded_without_tags() -> None:
+    pytest.importorskip("reasoning_gym")
+    known = {"metadata": {"source_dataset": "countdown", "numbers": [2, 3, 4], "target": 10}}
+    bare, tagged = (Prompt(text="?", answer=json.dumps({**known, **more})) for more in ({"bare": True}, {}))
+    assert reasoning_gym(bare, " 2 * 3 + 4\n") == Grade(True, "2 * 3 + 4", "")
+    assert reasoning_gym(bare, "2 * 3 + 4 = 10").correct is False
+    assert reasoning_gym(tagged, "2 * 3 + 4").correct is False
+    assert reasoning_gym(tagged, "<answer>2 * 3 + 4</answer>").correct is True
+
+
 def test_what_a_reasoning_gym_prompt_must_carry() -> None:
     assert "needs the entry as its answer" in entry_problem("42")
     assert "needs the entry as its answer" in entry_problem('{"answer": "42"}')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,10 +19,12 @@ import agreement_odeval  # noqa: E402
 import agreement_report  # noqa: E402
 import agreement_truth  # noqa: E402
 import calibration_report  # noqa: E402
+import forgetting_report  # noqa: E402
 import objective_arms  # noqa: E402
 import objective_findings  # noqa: E402
 import objective_report  # noqa: E402
 import quick  # noqa: E402
+import real_model_report  # noqa: E402
 from agreement import worst  # noqa: E402
 from agreement_peers import ASK, PEERS  # noqa: E402
 from objective_measure import by_position, crossed, curve, groups  # noqa: E402
@@ -79,6 +83,17 @@ def test_a_number_on_one_side_alone_is_no_small_difference() -> None:
     assert worst([1.0], [None], quantity) is None
     assert worst(["ValueError"], [1.0], quantity) is None
     assert worst([[1.0, float("nan")]], [[1.0, 2.0]], quantity) is None
+
+
+@pytest.mark.parametrize(("study", "report"), [("real_model", real_model_report), ("forgetting", forgetting_report)])
+def test_a_study_on_sampled_runs_is_rendered_from_its_comparison(
+    tmp_path: Path, study: str, report: ModuleType
+) -> None:
+    kept = ROOT / "reports" / study
+    shutil.copytree(kept, tmp_path / study)
+    (tmp_path / study / "README.md").unlink()
+    made = report.write(report.newest(RESULTS), tmp_path / study)
+    assert made.read_text() == (kept / "README.md").read_text()
 
 
 def test_the_index_is_rendered_from_the_newest_results() -> None:

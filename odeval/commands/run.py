@@ -56,6 +56,7 @@ def audit(
     temperature: float | None = None, top_p: float | None = None, top_k: int | None = None,
     max_tokens: int | None = None, seed: int | None = None, ks: str | None = None,
     threshold: float | None = None, rules: Path | None = None, looks: str | None = None, confirm: bool | None = None,
+    pilot: int | None = None,
     device: str | None = None, engine: str | None = None, base_url: list[str] | None = None,
     endpoint: Literal["completions", "chat"] | None = None, concurrency: int | None = None,
     key_variable: str | None = None, executor: Literal["local", "ray"] | None = None, workers: int | None = None,
@@ -83,6 +84,8 @@ def audit(
         rules: YAML file of gate rules.
         looks: Comma-separated samples per prompt at which to judge and perhaps stop, such as 8,16,32,64.
         confirm: Repeat a FAIL once with fresh samples; it stands only if it comes again.
+        pilot: Prompts asked once first, three completions shown with answer and grade; their samples are kept. 8, or 0
+            for embedded models.
         device: cpu, cuda or auto.
         engine: hf, vllm or server; with server, models are names that it knows, and entropies are bounds at best.
         base_url: For server: its address up to and with /v1; several for replicas that serve all these models.
@@ -106,7 +109,8 @@ def audit(
         "n": n, "limit": limit, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens,
         "seed": seed,
         "ks": parse_ks(ks), "threshold": threshold, "rules": rules,
-        "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "device": device,
+        "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "pilot": pilot,
+        "device": device,
         "engine": engine, "base_url": base_url, "endpoint": endpoint, "concurrency": concurrency,
         "key_variable": key_variable, "executor": executor, "workers": workers, "ray_address": ray_address,
     }  # fmt: skip
@@ -264,8 +268,13 @@ def _audit(config: Any, strict: bool, quiet: bool, as_json: bool) -> int:
             "through a server entropies are bounds at best, and unknown where it tells no log-probabilities of a prompt"
         )
         print(f"odeval: {text}", file=sys.stderr)
+
+    def tell(line: str, warns: bool) -> None:
+        if warns or not quiet:
+            print(f"odeval: warning: {line}" if warns else line, file=sys.stderr, flush=True)
+
     with stages(quiet) as stage:
-        comparison, judgements, page = audit(config, stage)
+        comparison, judgements, page = audit(config, stage, tell)
     if as_json:
         print((config.out / "verdict.json").read_text(encoding="utf-8"), end="")
     else:

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from odeval.lookup import band_of, judged_ks, reference_pairs, run_of
 from odeval.plots.canvas import INK, MUTED, figure, form, margins, px
-from odeval.plots.style import Look, annotate_ends, ends_room, legend_above, legend_rows, looks
+from odeval.plots.style import CHANCE, Look, annotate_ends, ends_room, legend_above, legend_rows, looks
 
 _TICKS = 12
 _K_LABEL = "k, samples a user may draw per prompt (log scale)"
@@ -58,19 +58,21 @@ def draw_passk(
         bands: Draw every run's own interval, too; those of many runs hide each other.
     """
     style = looks(comparison, shown)
-    rows = legend_rows(len(style))
+    floor = comparison.get("chance")
+    named = [*style.values(), *([CHANCE] if floor else [])]
+    rows = legend_rows(len(named))
     drawing = figure(520 + 18 * rows)
     top, bottom = drawing.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)})
     margins(drawing, 76, ends_room(), 13 + 18 * rows, 52, high=0.08)
-    legend_above(drawing, list(style.values()))
+    legend_above(drawing, named)
     pairs = reference_pairs(comparison, list(style))
     panel = _panel(comparison, pairs, limits, scope)
-    ends = []
+    ends = [(CHANCE.label, _floor(top, floor), CHANCE.ink)] if floor else []
     for run in comparison["runs"]:
         if (look := style.get(run["label"])) is not None:
             curve = run["pass_at_k"]
             ends.append((look.label, *_curve(top, look, curve, "value", curve if bands else None, panel.judged)))
-    _fit(top, [value for run in comparison["runs"] for value in run["pass_at_k"]["value"]], 0.0, 100.0)
+    _fit(top, _shares(comparison, [run["label"] for run in comparison["runs"]]), 0.0, 100.0)
     _across_k((top, bottom), panel)
     top.set_ylabel("pass@k, % of prompts")
     annotate_ends(top, ends)
@@ -102,7 +104,7 @@ def draw_objectives(
                             gridspec_kw={"height_ratios": (5, 4, 1.15) * rows})  # fmt: skip
     margins(drawing, 80, 12, 58, 18, wide=0.12, high=0.12)
     panel = _panel(comparison, pairs, limits, scope)
-    shares = [value for run in comparison["runs"] if run["label"] in style for value in run["pass_at_k"]["value"]]
+    shares, floor = _shares(comparison, list(style)), comparison.get("chance")
     changes = _values_of(pairs, panel)
     for place in range(rows * columns):
         row, column = divmod(place, columns)
@@ -116,6 +118,8 @@ def draw_objectives(
         look = style[pair["candidate"]]
         for label in (*(own for own in style if style[own] in references), pair["candidate"]):
             _curve(top, style[label], run_of(comparison, label)["pass_at_k"], "value", None, panel.judged)
+        if floor:
+            _floor(top, floor)
         _fit(top, shares, 0.0, 100.0)
         _across_k((top, bottom), panel, mark=False)
         bottom.axhline(0, color=MUTED, linewidth=px(1))
@@ -133,8 +137,21 @@ def draw_objectives(
         bottom.set_xlabel("k, samples per prompt" if place + columns >= len(pairs) else "")
     if not pairs:
         drawing.text(0.5, 0.5, "nothing to compare with", ha="center", color=MUTED)
-    legend_above(drawing, references, always=True)
+    legend_above(drawing, [*references, *([CHANCE] if floor else [])], always=True)
     return drawing
+
+
+def _shares(comparison: dict[str, Any], labels: Sequence[str]) -> list[float | None]:
+    """All that a panel of curves must hold."""
+    found = [value for label in labels for value in run_of(comparison, label)["pass_at_k"]["value"]]
+    return found + ((comparison.get("chance") or {}).get("value") or [])
+
+
+def _floor(axes: Any, floor: dict[str, Any]) -> float:
+    """Draw what guessing would score; return its end."""
+    values = 100 * np.array(floor["value"], dtype=float)
+    axes.plot(floor["k"], values, color=CHANCE.color, linestyle=CHANCE.dash, linewidth=px(CHANCE.width), zorder=1)
+    return float(values[-1])
 
 
 def _panel(comparison: dict[str, Any], pairs: Sequence[dict[str, Any]], limits: Sequence[Limit], scope: str) -> _Panel:

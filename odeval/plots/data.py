@@ -46,6 +46,9 @@ def curve_rows(comparison: dict[str, Any], shown: Sequence[str] | None, scope: s
         curve = run_of(comparison, label)["pass_at_k"]
         for place, k in enumerate(curve["k"]):
             yield {"quantity": "pass@k", "run": label, "against": "", "k": k, **_ends(curve, place)}
+    floor = comparison.get("chance") or {"k": (), "value": ()}
+    for k, value in zip(floor["k"], floor["value"], strict=True):
+        yield {"quantity": "chance", "run": "", "against": "", "k": k, "value": value, "low": None, "high": None}
     for pair in reference_pairs(comparison, labels):
         curve, band = pair["pass_at_k"], band_of(pair, scope)
         for place, k in enumerate(curve["k"]):

@@ -51,6 +51,7 @@ _CANDIDATES = (
     ("#56b4e9", "#1f6f9f", "p", (0, (3, 3)), 1.9),
 )
 MOST_CANDIDATES = len(_CANDIDATES)
+CHANCE = Look("chance", MUTED, MUTED, "", (0, (1, 2)), 1.6)
 
 
 def looks(comparison: dict[str, Any], shown: Sequence[str] | None = None) -> dict[str, Look]:

@@ -70,6 +70,9 @@ def curves(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any
         for run in comparison["runs"]
         if (curve := run["pass_at_k"])
     ]
+    if floor := comparison.get("chance"):
+        cells = [shown({"value": floor["value"][j]}, "share") for j in points]
+        rows.append({"name": "chance", "role": visible(floor["question"]), "cells": cells})
     rows += [
         {
             "name": f"{name(pair['candidate'])} − {name(pair['baseline'])}",
@@ -88,6 +91,7 @@ def curves(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any
         "findings": [_leads(pair, scope) for pair in pairs], "question": question(comparison, verdict),
         "confidence": percent(comparison["settings"]["confidence"]), "ks": [ks[j] for j in points], "rows": rows,
         "tests": [text for pair in comparison["pairs"] if (text := _test(pair))],
+        "chance": bool(floor),
         "undrawn": len(verdict["candidates"]) > DRAWN, "bands": len(verdict["candidates"]) <= _BANDS,
     }  # fmt: skip
 

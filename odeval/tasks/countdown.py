@@ -182,6 +182,25 @@ def _fault(left: list[int], target: int, answer: list[str]) -> str:
     return "" if left == [target] else f"ends at {left[0]}, not at {target}"
 
 
+def chance(prompt: Prompt) -> float | None:
+    """Probability that a uniform guess among the derivations that the rules allow is right.
+
+        derivations that end at the target  /  derivations that use all four numbers, wherever they end
+
+    Returns:
+        In [0, 1]; None for a text that is no question of this world.
+
+    Example:
+        >>> round(chance(Prompt(text="1 2 7 9 -> 80 :")), 4)
+        0.0035
+    """
+    question = _question(prompt)
+    if question is None:
+        return None
+    ways = derivations(question[0])
+    return len(ways.get(question[1], ())) / sum(map(len, ways.values()))
+
+
 WORLD = World(
     name="countdown",
     vocabulary=vocabulary,
@@ -189,6 +208,7 @@ WORLD = World(
     solutions=solutions,
     grade=grade,
     max_tokens=(COUNT - 1) * _STEP + 1,
+    chance=chance,
 )
 
 

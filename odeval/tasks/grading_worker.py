@@ -38,12 +38,16 @@ def math(answer: str, completion: str) -> Reply:
 
 
 def reasoning_gym(answer: str, completion: str) -> Reply:
-    """The score of the dataset's own scorer; right is the full score of 1."""
+    """The score of the dataset's own scorer; right is the full score of 1.
+
+    The answer stands in <answer> tags, or is the whole completion where the entry says `bare`.
+    """
     entry = json.loads(answer)
     name = entry["metadata"]["source_dataset"]
     if name not in _SCORERS:  # making one may build the dataset
         _SCORERS[name] = import_module("reasoning_gym").get_score_answer_fn(name)
-    found = import_module("reasoning_gym.utils").extract_answer(completion)
+    tagged = import_module("reasoning_gym.utils").extract_answer
+    found = completion.strip() if entry.get("bare") else tagged(completion)
     score = float(_SCORERS[name](answer=found, entry=entry))
     return {"correct": score >= 1.0, "answer": found, "why": "" if score >= 1.0 else f"score {score:g}"}
 

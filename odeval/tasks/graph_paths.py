@@ -204,6 +204,29 @@ def grade(prompt: Prompt, completion: str) -> Grade:
     return Grade(True, " ".join(answer))
 
 
+def chance(prompt: Prompt) -> float | None:
+    """Probability that a uniform random walk from the start reaches the goal.
+
+        Σ over the right paths of Π 1 / (number of successors of each node left)
+
+    The answer space is what follows the edges: someone who knows the graph, but not where the goal lies, guesses so.
+
+    Returns:
+        In (0, 1]; None for a text that is no question about this graph.
+
+    Example:
+        >>> round(chance(Prompt(text="a14 g07 :")), 4)
+        0.0255
+    """
+    ends = _ends(prompt)
+    if ends is None:
+        return None
+    successors = graph()
+    return math.fsum(
+        math.prod(1 / len(successors[node]) for node in (ends[0], *path[:-1])) for path in paths(successors, *ends)
+    )
+
+
 WORLD = World(
     name="graph_paths",
     vocabulary=vocabulary,
@@ -211,6 +234,7 @@ WORLD = World(
     solutions=solutions,
     grade=grade,
     max_tokens=LAYERS,  # at most LAYERS - 1 nodes and the end
+    chance=chance,
 )
 
 

@@ -111,7 +111,10 @@ def math(prompt: Prompt, completion: str) -> Grade:
 
 
 def reasoning_gym(prompt: Prompt, completion: str) -> Grade:
-    """Right when the dataset's own scorer gives the full score; `answer` is the entry as JSON (extra [tasks])."""
+    """Right when the dataset's own scorer gives the full score; `answer` is the entry as JSON (extra [tasks]).
+
+    The scorer is given what stands in <answer> tags; with `"bare": true` in the entry, the whole completion.
+    """
     if problem := entry_problem(prompt.answer):
         raise OdevalError(f"prompt {prompt.prompt_id}: {problem}")
     return _WORKER.grade("reasoning_gym", prompt.answer, completion)

@@ -1,4 +1,7 @@
-"""Bring your own prompts: one JSON object a line with `prompt` or `messages`, `answer`, perhaps `id` and `cluster`."""
+"""Bring your own prompts: one JSON object a line with `prompt` or `messages` and `answer`.
+
+Optional are `id`, `cluster`, and `chance`: the probability that one guess from the answer space is right.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from odeval.tasks.base import Task
 from odeval.tasks.graders import check_answer, grader_named
 from odeval.types import Prompt
 
-_KEYS = ("answer", "cluster", "id", "messages", "prompt")
+_KEYS = ("answer", "chance", "cluster", "id", "messages", "prompt")
 
 
 def load(path: Path, grader: str, limit: int | None = None, max_tokens: int = 1024) -> Task:
@@ -77,6 +80,7 @@ def _parse(line: str, where: str, grader: str) -> Prompt:
         answer=answer,
         id=_label(row, "id", where) if "id" in row else "",
         cluster=_label(row, "cluster", where) if "cluster" in row else "",
+        chance=_chance(row["chance"], where) if row.get("chance") is not None else None,
     )
 
 
@@ -118,6 +122,15 @@ def _label(row: dict[str, Any], key: str, where: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise OdevalError(f"{where}: `{key}` is {value}, expected text or a finite number")
     return str(value)
+
+
+def _chance(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise OdevalError(
+            f"{where}: `chance` is {value!r}, expected the probability that one guess is right, from 0 to 1; "
+            "leave it out where it is not known"
+        )
+    return float(value)
 
 
 def _messages(value: Any, where: str) -> tuple[dict[str, str], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, get_args
 
@@ -32,6 +32,7 @@ class World:
         solutions: prompt -> every distinct correct answer, sorted.
         grade: (prompt, completion text) -> Grade; never raises on any text.
         max_tokens: The longest correct answer and its end token fit.
+        chance: prompt -> probability that one guess from the world's answer space is right; None if it is no question.
     """
 
     name: str
@@ -40,12 +41,13 @@ class World:
     solutions: Callable[[Prompt], list[str]]
     grade: Grader
     max_tokens: int
+    chance: Callable[[Prompt], float | None]
 
     def task(self, limit: int = 200) -> Task:
         """Return the held-out questions as a task; what every audit and report uses."""
         return Task(
             name=self.name,
-            prompts=self.prompts("heldout", limit),
+            prompts=[replace(prompt, chance=self.chance(prompt)) for prompt in self.prompts("heldout", limit)],
             grade=self.grade,
             max_tokens=self.max_tokens,
             grader=self.name,

@@ -80,6 +80,16 @@ def embedded(name: str, model: str) -> Path:
     return Path(f"{_SCHEME}{name}/{model}")
 
 
+def is_embedded(name: str | Path) -> bool:
+    """Tell whether a model's name is that of an embedded one.
+
+    Example:
+        >>> is_embedded("embedded:graph_paths/teacher"), is_embedded("models/mine")
+        (True, False)
+    """
+    return Path(name).as_posix().startswith(_SCHEME)
+
+
 def model_folder(name: str | Path) -> Path:
     """Return the folder that a model's name means: itself, or that of an embedded model `embedded:WORLD/MODEL`.
 
@@ -87,7 +97,7 @@ def model_folder(name: str | Path) -> Path:
         OdevalError: No such embedded model.
     """
     text = Path(name).as_posix()
-    if not text.startswith(_SCHEME):
+    if not is_embedded(name):
         return Path(name)
     own, _, model = text.removeprefix(_SCHEME).partition("/")
     return checkpoint(own, model)
