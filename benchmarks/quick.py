@@ -24,6 +24,7 @@ ROOT = HERE.parent
 KEPT = {  # replaces the stored results
     "analysis": ["--rounds", "3"],
     "sampling": ["--rounds", "3", "--prompt-lengths", "8", "64", "256"],
+    "store": ["--rounds", "3"],
 }
 QUICK = {  # goes to results/quick/
     "loss": ["--quick"],
@@ -31,6 +32,7 @@ QUICK = {  # goes to results/quick/
     "scoring": ["--rounds", "1"],
     "training": ["--steps", "4", "--rounds", "1"],
     "scale": ["--prompts", "1000,2000,4000"],
+    "growth": ["--prompts", "50,100,200"],
     "gate_calibration": ["--repetitions", "300"],
     "objective_study": ["--quick"],
     "interval_calibration": ["--repetitions", "100"],

@@ -23,6 +23,7 @@ import forgetting_report  # noqa: E402
 import objective_arms  # noqa: E402
 import objective_findings  # noqa: E402
 import objective_report  # noqa: E402
+import performance_report  # noqa: E402
 import quick  # noqa: E402
 import real_model_report  # noqa: E402
 from agreement import worst  # noqa: E402
@@ -49,6 +50,13 @@ def test_the_calibration_report_is_rendered_from_the_newest_results(tmp_path: Pa
 def test_the_agreement_report_is_rendered_from_the_newest_results(tmp_path: Path) -> None:
     made = agreement_report.write(RESULTS, tmp_path / "README.md")
     assert made.read_text() == (ROOT / "reports" / "agreement" / "README.md").read_text()
+
+
+def test_the_performance_report_is_rendered_from_the_newest_results(tmp_path: Path) -> None:
+    made = performance_report.write(RESULTS, tmp_path / "README.md")
+    assert made.read_text() == (ROOT / "reports" / "performance" / "README.md").read_text()
+    claims = performance_report.claims(RESULTS)
+    assert {claim.met() for claim in claims} == {True, False, None}, "what missed its target stands in the table too"
 
 
 def test_every_cause_of_a_disagreement_gives_the_answers_of_the_package() -> None:
