@@ -152,7 +152,7 @@ OBJECTIVES: dict[str, Objective] = {
         loop_dials=("future_weight", "future_normalize"),
         takes_samples=True,
         on_policy=True,
-        elsewhere={"verl": "use_policy_gradient: true, kl loss k1", "TRL": "experimental.iw_opd, without its weights"},
+        elsewhere={"verl": "loss_mode: k1, use_policy_gradient: true", "TRL": "experimental.iw_opd, without its weights"},
     ),
     "sampled_reverse_kl": Objective(
         loss=losses.sampled_reverse_kl,
@@ -162,7 +162,7 @@ OBJECTIVES: dict[str, Objective] = {
         source="Schulman 2020's k2 as a loss; KDRL (arXiv 2506.02208)",
         takes_samples=True,
         on_policy=True,
-        elsewhere={"verl": "kl loss k2 / mse"},
+        elsewhere={"verl": "loss_mode: k2, or mse"},
     ),
     "sampled_forward_kl": Objective(
         loss=losses.sampled_forward_kl,
@@ -172,7 +172,7 @@ OBJECTIVES: dict[str, Objective] = {
         source="Schulman 2020's k3 as a loss",
         takes_samples=True,
         on_policy=True,
-        elsewhere={"verl": "kl loss k3 / low_var_kl, there clamped"},
+        elsewhere={"verl": "loss_mode: k3, or low_var_kl, there clamped"},
     ),
     "topk_forward_kl": Objective(
         loss=lambda student, teacher, loss_top_k: divergence.topk_kl(student, teacher, loss_top_k, forward=True),
@@ -181,7 +181,7 @@ OBJECTIVES: dict[str, Objective] = {
         direction="mass-covering; a lower bound of forward KL, short by P_T · KL(p_T‖q_T)",
         source="tail bucket: TA-OPD (arXiv 2608.14728)",
         dials={"loss_top_k": 16},
-        elsewhere={"TRL": "experimental.iw_opd loss_top_k, beta: 0.0", "verl": "forward_kl_topk, without the tail"},
+        elsewhere={"TRL": "experimental.iw_opd loss_top_k, beta: 0.0", "verl": "loss_mode: forward_kl_topk, without the tail"},
     ),
     "topk_reverse_kl": Objective(
         loss=lambda student, teacher, loss_top_k: divergence.topk_kl(student, teacher, loss_top_k, forward=False),
