@@ -152,7 +152,9 @@ OBJECTIVES: dict[str, Objective] = {
         loop_dials=("future_weight", "future_normalize"),
         takes_samples=True,
         on_policy=True,
-        elsewhere={"verl": "loss_mode: k1, use_policy_gradient: true", "TRL": "experimental.iw_opd, without its weights"},
+        elsewhere={
+            "verl": "loss_mode: k1, use_policy_gradient: true", "TRL": "experimental.iw_opd, without its weights",
+        },  # fmt: skip
     ),
     "sampled_reverse_kl": Objective(
         loss=losses.sampled_reverse_kl,
@@ -181,7 +183,9 @@ OBJECTIVES: dict[str, Objective] = {
         direction="mass-covering; a lower bound of forward KL, short by P_T · KL(p_T‖q_T)",
         source="tail bucket: TA-OPD (arXiv 2608.14728)",
         dials={"loss_top_k": 16},
-        elsewhere={"TRL": "experimental.iw_opd loss_top_k, beta: 0.0", "verl": "loss_mode: forward_kl_topk, without the tail"},
+        elsewhere={
+            "TRL": "experimental.iw_opd loss_top_k, beta: 0.0", "verl": "loss_mode: forward_kl_topk, without the tail",
+        },  # fmt: skip
     ),
     "topk_reverse_kl": Objective(
         loss=lambda student, teacher, loss_top_k: divergence.topk_kl(student, teacher, loss_top_k, forward=False),
