@@ -153,8 +153,9 @@ OBJECTIVES: dict[str, Objective] = {
         takes_samples=True,
         on_policy=True,
         elsewhere={
-            "verl": "loss_mode: k1, use_policy_gradient: true", "TRL": "experimental.iw_opd, without its weights",
-        },  # fmt: skip
+            "verl": "loss_mode: k1, use_policy_gradient: true",
+            "TRL": "experimental.iw_opd, without its weights",
+        },
     ),
     "sampled_reverse_kl": Objective(
         loss=losses.sampled_reverse_kl,
@@ -184,8 +185,9 @@ OBJECTIVES: dict[str, Objective] = {
         source="tail bucket: TA-OPD (arXiv 2608.14728)",
         dials={"loss_top_k": 16},
         elsewhere={
-            "TRL": "experimental.iw_opd loss_top_k, beta: 0.0", "verl": "loss_mode: forward_kl_topk, without the tail",
-        },  # fmt: skip
+            "TRL": "experimental.iw_opd loss_top_k, beta: 0.0",
+            "verl": "loss_mode: forward_kl_topk, without the tail",
+        },
     ),
     "topk_reverse_kl": Objective(
         loss=lambda student, teacher, loss_top_k: divergence.topk_kl(student, teacher, loss_top_k, forward=False),
@@ -205,7 +207,7 @@ OBJECTIVES: dict[str, Objective] = {
         takes_samples=True,
         elsewhere={"TRL": "SFTTrainer on the teacher's completions"},
     ),
-}  # fmt: skip
+}
 
 
 def objective(name: str) -> Objective:
