@@ -101,12 +101,19 @@ def sampling() -> str:
 
 
 def agreement() -> str:
-    """pass@k of other packages on shared counts."""
-    lines = ["| package | version | cells | largest difference of pass@k |", "|---|---|---|---|"]
-    for name, peer in newest("agreement")["peers"].items():
-        if "pass_at_k" in peer:
-            difference = peer["pass_at_k"]["max_abs_difference_from_odeval"]
-            lines.append(f"| {name} | {peer['version']} | {peer['cells']} | {difference:.1e} |")
+    """Other packages on the same inputs, where the quantity is the same."""
+    names = {one: one for one in ("pass@k", "pass^k", "G-Pass@k", "self-BLEU")} | {"Vendi, order 1": "Vendi score"}
+    for objective in ("forward KL", "reverse KL", "JSD"):
+        names |= {f"{objective}, {part}, float64": "losses, gradients" for part in ("loss", "gradient")}
+    found: dict[tuple[str, str], list[Any]] = {}
+    for package, peer in newest("agreement")["peers"].items():
+        first = {row["quantity"]: row for row in reversed(peer["rows"]) if row["quantity"] in names}
+        for quantity, row in first.items():
+            found.setdefault((names[quantity], f"{package} | {peer['version']}"), []).append(row["difference"])
+    lines = ["| quantity | package | version | largest difference |", "|---|---|---|---|"]
+    order = list(dict.fromkeys(names.values()))
+    for quantity, package in sorted(found, key=lambda one: order.index(one[0])):
+        lines.append(f"| {quantity} | {package} | {max(found[quantity, package]):.1e} |")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import agreement_report
 import calibration_report
 import forgetting_report
 import objective_report
@@ -70,7 +71,7 @@ def index() -> str:
         )
     lines += others()
     made = (
-        "render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration",
+        "render_studies", "train_testbed", "objective_study", "gate_calibration", "interval_calibration", "agreement",
         "real_model_study", "forgetting",
     )  # fmt: skip
     return "\n".join([*lines, "", f"Made by {', '.join(f'`python benchmarks/{name}.py`' for name in made)}.", ""])
@@ -83,6 +84,8 @@ def others() -> list[str]:
         f"pass@k curve, at equal budget | {objective_report.headline(objective_report.newest(RESULTS))} |",
         "| [calibration](calibration/README.md) | whether intervals cover what they claim and the gate holds its "
         f"error rates | {calibration_report.headline(RESULTS)} |",
+        "| [agreement](agreement/README.md) | whether other packages give the same numbers on the same inputs | "
+        f"{agreement_report.headline(RESULTS)} |",
         "| [real_model](real_model/README.md) ([page](real_model/report.html)) | reverse, forward and blended KL on "
         f"SmolLM2-135M, at equal budget | {real_model_report.headline(real_model_report.newest(RESULTS))} |",
         "| [forgetting](forgetting/README.md) | what fine-tuning on one set takes from another, and what the recipe "

@@ -103,7 +103,8 @@ def reduced(folder: Path) -> None:
 
     start = time.perf_counter()
     run = RunFolder(folder / "student")
-    found = Measured("student", {}, {}, {}, pd.DataFrame(), pd.DataFrame(), {})
+    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
+    found = Measured("student", {}, prompts, {}, pd.DataFrame(), pd.DataFrame(), {})
     found.thresholds.update({f"{tau:g}": tau for tau in THRESHOLDS})
     found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
     for trajectory in ("teacher", "student"):

@@ -176,11 +176,15 @@ def watching(folder: Path, steps: int) -> list[dict[str, Any]]:
 
         return inner
 
-    kept = diagnostics.Twins.add, diagnostics.Twins.row
-    diagnostics.Twins.add, diagnostics.Twins.row = timed(kept[0]), timed(kept[1])  # type: ignore[method-assign]
+    names = ("look", "add_scores", "row")
+    kept = [getattr(diagnostics.Twins, name) for name in names], diagnostics.glance
+    for name, function in zip(names, kept[0], strict=True):
+        setattr(diagnostics.Twins, name, timed(function))
+    diagnostics.glance = timed(kept[1])
     rows = []
     cases: dict[str, dict[str, Any]] = {
         "2 layers of 128, vocabulary 4096": settings(folder, "x"),
+        "2 layers of 128, vocabulary 4096, through logits": settings(folder, "x", fused=False),
         "8 layers of 320, vocabulary 4096": settings(folder, "x") | {"model_name_or_path": str(folder / "deep")},
     }
     for world, length, batch in (("countdown", 19, 32), ("graph_paths", 8, 128)):
@@ -200,7 +204,9 @@ def watching(folder: Path, steps: int) -> list[dict[str, Any]]:
             rows.append({"case": case, "milliseconds_per_update": 1e3 * (end - start) / (steps - 2), "share": share})
             print(f"diagnostics, {case}: {share:.1%} of {rows[-1]['milliseconds_per_update']:.0f} ms", flush=True)
     finally:
-        diagnostics.Twins.add, diagnostics.Twins.row = kept  # type: ignore[method-assign]
+        for name, function in zip(names, kept[0], strict=True):
+            setattr(diagnostics.Twins, name, function)
+        diagnostics.glance = kept[1]
     return rows
 
 

@@ -17,7 +17,7 @@ from odeval.compare import CompareSettings, compare
 from odeval.config import GateConfig, load_yaml
 from odeval.engines import open_engine
 from odeval.engines.base import EngineOptions
-from odeval.errors import OdevalError
+from odeval.errors import CannotJudge, OdevalError
 from odeval.gate import as_json, judge
 from odeval.grading import grade
 from odeval.looks import spending
@@ -31,6 +31,7 @@ from odeval.tasks.base import Task
 from odeval.testbed import is_embedded
 from odeval.types import Judgement, SamplingParams
 
+_TOP_LOGPROBS = 20  # what a vLLM server allows unless told otherwise
 Stage = Callable[[str], AbstractContextManager[Advance]]  # opens a progress bar with this name
 Tell = Callable[[str, bool], None]  # given a line, and whether it warns
 
@@ -242,10 +243,41 @@ def _check_vocabularies(models: Sequence[Path]) -> None:
 
 
 def _score_all(config: AuditConfig, runs: dict[Path, RunFolder], stage: Stage) -> None:
-    """Scoring needs weights: what a server answered is compared by answers and texts."""
+    """Whole distributions need the weights; a server tells the likeliest tokens, or nothing."""
     for path, run in runs.items():
-        if path != config.teacher and config.engine != "server":
+        if path == config.teacher:
+            continue
+        if config.engine != "server":
             score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
+            continue
+        options = [_options(config, model) for model in (config.teacher, path)]
+        bound_pair(config.engine, options[0], options[1], runs[config.teacher], run, _TOP_LOGPROBS, stage, needed=False)
+
+
+def bound_pair(
+    engine: str, teacher: EngineOptions, student: EngineOptions, teacher_run: RunFolder, student_run: RunFolder,
+    top_logprobs: int, stage: Stage, needed: bool = True,
+) -> None:  # fmt: skip
+    """Bound both models' entropies by their likeliest tokens; what tells none is passed over, unless it is needed.
+
+    Raises:
+        CannotJudge: It is needed, and the engine gives no log-probabilities of given tokens.
+    """
+    from odeval.scoring_bounds import TopK, score_bounds
+
+    opened: list[TopK] = []
+    for options in (teacher, student):
+        one = open_engine(engine, options)
+        if not isinstance(one, TopK) or not one.gives_top_logprobs(top_logprobs):
+            if needed:
+                raise CannotJudge(
+                    f"{one.ref().path}: gives no top {top_logprobs} log-probabilities of a prompt; a vLLM server does, "
+                    f"with --max-logprobs {top_logprobs} or more"
+                )
+            return
+        opened.append(one)
+    with stage(f"bound {student_run.label}") as advance:
+        score_bounds(opened[0], opened[1], teacher_run, student_run, top_logprobs, advance)
 
 
 def score_pair(

@@ -7,8 +7,9 @@ two-sided; the gate takes its one-sided bounds from the covariance that stands b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,18 +18,20 @@ from odeval.attrition import pass_bounds
 from odeval.chance import chance_of, check_chance
 from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
-from odeval.errors import CannotJudge, OdevalError
+from odeval.errors import CannotJudge, OdevalError, unknown
 from odeval.examples import lost_prompts
 from odeval.extrapolate import extrapolate
 from odeval.heatmap import completion_to_show
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import FAMILIES, METRICS
+from odeval.moments import Moments
 from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
 from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
-from odeval.stats import estimate, linearise
+from odeval.stats import Linearised, estimate, linearise
 from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
+from odeval.training import training_of
 from odeval.trust import check_comparable, depth_of_baseline, examine
 from odeval.variety import diversity_of
 
@@ -59,6 +62,7 @@ def compare(
     teacher: RunFolder | None = None,
     baseline: RunFolder | None = None,
     settings: CompareSettings | None = None,
+    training: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Compare every candidate with the teacher and with the baseline, prompt by prompt.
 
@@ -67,6 +71,8 @@ def compare(
         teacher: The teacher's run.
         baseline: The run a candidate must not be worse than: the student before distillation, or the last release.
         settings: Grid, confidence, threshold.
+        training: Label of a candidate → folder in which odkd trained it; by default the model's own, where it holds a
+            log.
 
     Returns:
         The comparison, ready for `json.dump(..., allow_nan=False)`.
@@ -105,6 +111,7 @@ def compare(
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
     described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
     chance = chance_of(measured, ks)
+    _add_training(described_runs, training or {})
     return {
         "schema": SCHEMA,
         "settings": {
@@ -123,6 +130,21 @@ def compare(
         "trust": [asdict(check) for check in examine(measured) + stored + check_chance(chance, described_runs)],
         "provenance": provenance(inputs={label: run.fingerprint(run.grades) for label, run in folders.items()}),
     }  # fmt: skip
+
+
+def _add_training(runs: Sequence[dict[str, Any]], named: Mapping[str, Path]) -> None:
+    """Put the log of their training beside the candidates."""
+    labels = [run["label"] for run in runs if run["role"] == "candidate"]
+    for label in named:
+        if label not in labels:
+            raise OdevalError(f"training: {unknown('candidate', label, labels)}")
+    for run in runs:
+        label, own = run["label"], str(run["model"].get("path") or "")
+        run["training"] = None
+        if label in named:
+            run["training"] = training_of(named[label], asked=True)
+        elif label in labels and own:
+            run["training"] = training_of(Path(own))
 
 
 def _details(
@@ -210,21 +232,24 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
 
 
 def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confidence: float) -> dict[str, Any]:
-    found = {}
-    drawn = {}
+    curves: dict[str, tuple[Sequence[float], Linearised | Moments]] = {}
+    curves |= {name: (curve.grid, curve) for name, curve in run.families.items()}
     for name, family in FAMILIES.items():
         if family.reads == "counts":
-            drawn[name] = family.compute(run.counts, ks)
+            own = family.compute(run.counts, ks)
         elif family.reads in run.completions and run.completions[family.reads].notna().any():
-            drawn[name] = family.compute(run.completions, ks)
-    for name, metric in {**run.families, **drawn}.items():
+            own = family.compute(run.completions, ks)
+        else:
+            continue
+        curves[name] = own.grid, linearise(own, prompt_ids, clusters(run, prompt_ids))
+    found = {}
+    for name, (grid, curve) in curves.items():
         family = FAMILIES[name.partition("@")[0]]
-        curve = linearise(metric, prompt_ids, clusters(run, prompt_ids))
         used = [j for j, value in enumerate(curve.value) if np.isfinite(value)]
         items = estimate(curve, confidence, family.bounds)
         found[name] = {
             "label": family.label, "unit": family.unit, "grid_unit": family.grid_unit, "source": family.source,
-            "grid": [metric.grid[j] for j in used], **columns([items[j] for j in used]),
+            "grid": [grid[j] for j in used], **columns([items[j] for j in used]),
         }  # fmt: skip
     return found
 

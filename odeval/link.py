@@ -15,7 +15,7 @@ from odeval.types import Estimate, PerPrompt
 
 _FEW = 20  # prompts
 _RESAMPLES = 1000
-_DRAWN = 2**19  # ranked at once
+_DRAWN = 2**17  # ranked at once
 
 
 def rank_link(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.bounded import bound_sums
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
-from odeval.metrics.tokens import blocks, combined
+from odeval.metrics.tokens import blocks, combined, last_parts, whole_prompts
+from odeval.moments import Moments, RunningRatio
 from odeval.parts import part_columns
 from odeval.schemas import BOUND_COLUMNS
 from odeval.store import RunFolder
@@ -25,6 +27,7 @@ from odeval.types import TRAJECTORIES, PerPrompt, Prompt
 
 THRESHOLDS = (0.672, 0.8, 1.0)  # nats: arXiv 2506.01939, and the two of arXiv 2603.07079
 SURVIVAL_EDGES = np.linspace(0.0, 5.0, 101)  # nats
+PAIRED = ("forward_kl_by_position",)  # families compared between trajectories: exposure bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,8 @@ class Measured:
             holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
-        families: Family name with @trajectory → PerPrompt with its grid.
+        families: Family name with @trajectory → its curve with the error of it.
+        by_prompt: The same per prompt, for the families of which differences are taken.
         survival: Trajectory → {"teacher", "student"} → token counts per bin of SURVIVAL_EDGES; empty if not scored.
         bounds: Trajectory → what `bound_sums` finds, for token tables that hold bounds instead of values.
         thresholds: Name → entropy in nats: absolute ones, and the teacher's own 80th percentile for both models.
@@ -54,7 +58,8 @@ class Measured:
     completions: pd.DataFrame
     counts: pd.DataFrame
     sums: dict[str, PerPrompt]
-    families: dict[str, PerPrompt] = field(default_factory=dict)
+    families: dict[str, Moments] = field(default_factory=dict)
+    by_prompt: dict[str, PerPrompt] = field(default_factory=dict)
     survival: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     bounds: dict[str, dict[str, PerPrompt]] = field(default_factory=dict)
@@ -119,26 +124,51 @@ def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
 
 
 def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Measured) -> None:
-    """Reduce a trajectory part by part; only sums per prompt and histograms stay."""
-    parts: dict[str, list[PerPrompt]] = {}
-    families: dict[str, list[PerPrompt]] = {}
-    histograms: dict[str, np.ndarray] = {}
+    """Reduce a trajectory part by part; what stays does not grow with the tokens, and hardly with the prompts."""
     taus = tuple(found.thresholds.values())
-    for tokens in blocks(run, trajectory):
-        for name, metric in METRICS.items():
-            if metric.table == "tokens":
-                parts.setdefault(f"{name}@{trajectory}", []).append(metric.compute(tokens, threshold))
-        for name, family in FAMILIES.items():
-            if family.reads == "tokens" and (family.grid or taus):
-                own = family.compute(tokens, family.grid or taus)
-                families.setdefault(f"{name}@{trajectory}", []).append(own)
-        for model, counted in survival(tokens, SURVIVAL_EDGES).items():
-            histograms[model] = histograms.get(model, 0) + counted
-    for name in list(parts):  # popped, so that parts and their sum are never all there together
-        found.sums[name] = _whole(combined(parts.pop(name)))
-    for name in list(families):
-        found.families[name] = combined(families.pop(name))
+    grids = {name: family.grid or taus for name, family in FAMILIES.items() if family.reads == "tokens"}
+    metrics = [name for name, metric in METRICS.items() if metric.table == "tokens"]
+    histograms: dict[str, np.ndarray] = {}
+
+    def parts() -> Iterator[dict[str, PerPrompt]]:
+        for tokens in blocks(run, trajectory):
+            for model, counted in survival(tokens, SURVIVAL_EDGES).items():
+                histograms[model] = histograms.get(model, 0) + counted
+            sums = {name: METRICS[name].compute(tokens, threshold) for name in metrics}
+            yield sums | {name: FAMILIES[name].compute(tokens, grid) for name, grid in grids.items() if grid}
+
+    groups, last = _clusters(found.prompts), last_parts(run, trajectory)
+    names = np.array(sorted(last), dtype=object)
+    row = {name: i for i, name in enumerate(names)}
+    running = {name: RunningRatio(len(found.prompts), groups) for name, grid in grids.items() if grid}
+    kept: dict[str, PerPrompt] = {}
+    for sums in whole_prompts(parts(), last):
+        place = [row[name] for name in next(iter(sums.values())).prompt_ids]
+        for name, own in sums.items():
+            if name in running:
+                running[name].add(own)
+            if name not in running or name in PAIRED:
+                if name not in kept:
+                    kept[name] = _nothing(names, own.grid)
+                kept[name].numerator[place], kept[name].denominator[place] = own.numerator, own.denominator
+    for name, whole in kept.items():
+        if name in PAIRED:
+            found.by_prompt[f"{name}@{trajectory}"] = whole
+        else:
+            found.sums[f"{name}@{trajectory}"] = _whole(whole)
+    found.families.update({f"{name}@{trajectory}": ratio.result() for name, ratio in running.items()})
     found.survival[trajectory] = histograms
+
+
+def _clusters(prompts: Mapping[str, Prompt]) -> dict[str, int] | None:
+    names = [prompt.cluster or prompt_id for prompt_id, prompt in prompts.items()]
+    found, index = np.unique(names, return_inverse=True)
+    return None if len(found) == len(names) else dict(zip(prompts, index.tolist(), strict=True))
+
+
+def _nothing(names: np.ndarray, grid: tuple[float, ...]) -> PerPrompt:
+    shape = (len(names), len(grid)) if grid else (len(names),)
+    return PerPrompt(names, np.zeros(shape), np.zeros(shape), grid)
 
 
 def _whole(metric: PerPrompt) -> PerPrompt:

@@ -118,9 +118,9 @@ def _tokens_to_outcomes(
     controls = [ratio_per_prompt(reference.sums["completion_length"], prompt_ids), before[:, 0]]
     groups = clusters(reference, prompt_ids)
     curves = [
-        linearise(candidate.families[f"forward_kl_by_position@{where}"], prompt_ids, groups)
+        linearise(candidate.by_prompt[f"forward_kl_by_position@{where}"], prompt_ids, groups)
         for where in ("student", "teacher")
-        if f"forward_kl_by_position@{where}" in candidate.families
+        if f"forward_kl_by_position@{where}" in candidate.by_prompt
     ]
     found: dict[str, Any] = {
         "link": {
@@ -131,7 +131,7 @@ def _tokens_to_outcomes(
         }
     }
     if len(curves) == 2:
-        ends = candidate.families["forward_kl_by_position@student"].grid
+        ends = candidate.by_prompt["forward_kl_by_position@student"].grid
         bias = exposure_bias(curves[0], curves[1], ends, confidence)
         used = [j for j, item in enumerate(bias) if item.known]
         found["exposure_bias"] = {"tokens": [ends[j] for j in used], **columns([bias[j] for j in used])}

@@ -52,6 +52,28 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
 
 
+def num_rows(path: Path) -> int:
+    """Rows of a parquet file, read from its footer.
+
+    Raises:
+        OdevalError: It is damaged.
+    """
+    with _damage(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def iterate_rows(path: Path, rows: int = 65_536) -> Iterator[pa.Table]:
+    """Read a parquet file that `write_table` wrote some rows at a time.
+
+    Raises:
+        OdevalError: It is damaged.
+    """
+    with _damage(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        schema = file.schema_arrow
+        for batch in file.iter_batches(rows):
+            yield pa.Table.from_batches([batch], schema)
+
+
 def part_provenance(path: Path) -> dict[str, Any]:
     """Read back what `write_table` recorded in a parquet file.
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from odeval.moments import Moments
 from odeval.types import Estimate, PerPrompt
 
 _DRAWS = 20_000  # of the Gaussian process whose maximum gives a simultaneous band
@@ -63,6 +64,12 @@ class Linearised:
         return matrix
 
     @property
+    def variance(self) -> np.ndarray:
+        """Of the value at each grid point, [J]: the diagonal of `covariance`."""
+        found: np.ndarray = np.diag(self.covariance())
+        return found
+
+    @property
     def degrees(self) -> int:
         return int(self.clusters.max()) if len(self.clusters) else 0
 
@@ -98,7 +105,7 @@ def _rows(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def estimate(
-    curve: Linearised, confidence: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)
+    curve: Linearised | Moments, confidence: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)
 ) -> list[Estimate]:
     """Two-sided intervals, one per grid point, by Student's t over prompts (or clusters).
 
@@ -113,7 +120,7 @@ def estimate(
     Returns:
         J estimates; unknown ones are NaN and say why.
     """
-    spread = np.sqrt(np.maximum(np.diag(curve.covariance()), 0.0))
+    spread = np.sqrt(np.maximum(curve.variance, 0.0))
     quantile = float(t_quantile(max(curve.degrees, 1), 0.5 + confidence / 2))
     return [
         replace(

@@ -22,8 +22,7 @@ from odeval.types import PerPrompt
 Status = Literal["ok", "warn", "block", "unknown"]
 
 FEW_PROMPTS, TOO_FEW_PROMPTS = 100, 50
-_TRUNCATED = 0.02
-_UNGRADED = 0.02
+_TRUNCATED = _UNGRADED = 0.02
 _DEEPER = 4  # a stored baseline is paid for once and used often: its noise should not be what decides
 _COPIED = 1e-6  # p value under which a stream is called a copy
 _CHANCE = 1e-4  # one-sided probability under which repeats are called suspicious
@@ -121,6 +120,9 @@ def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> lis
 def _prompts(runs: list[Measured]) -> Trust:
     count = len(runs[0].prompts)
     detail = f"{count} prompts, identical in all {len(runs)} runs"
+    groups = len({prompt.cluster or name for name, prompt in runs[0].prompts.items()})
+    if groups < count:
+        count, detail = groups, f"{detail}, in {groups} clusters, which are what is independent"
     if count < TOO_FEW_PROMPTS:
         return Trust("Prompts", "warn", f"{detail}; under {TOO_FEW_PROMPTS} no PASS is given")
     if count < FEW_PROMPTS:
@@ -291,7 +293,8 @@ def _distribution(runs: list[Measured]) -> Trust:
 
 
 def _entropy(runs: list[Measured]) -> Trust:
-    scored = [run.label for run in runs if run.survival]
-    if not scored:
+    if bounded := [run.label for run in runs if run.bounds]:
+        return Trust("Entropies", "warn", f"{', '.join(bounded)}: bounds from the likeliest tokens, not values")
+    if not any(run.survival for run in runs):
         return Trust("Entropies", "unknown", "no run is scored: branch points and divergences are not known")
     return Trust("Entropies", "ok", "exact, full vocabulary, at temperature 1")

@@ -48,10 +48,10 @@ _KAROUZOS = "after Karouzos et al. 2026, arXiv 2604.16027"
 _ANY = (-UNBOUNDED, UNBOUNDED)
 _SPLIT = {
     "whole": Entry("change in distinct answers, right and wrong", "answers", "neutral", _ANY, _KAROUZOS),
-    "quality_control": Entry("of it, from being right more or less often", "answers", "neutral", _ANY, _KAROUZOS),
-    "fewer_wrong": Entry("of that, distinct wrong answers", "answers", "lower", _ANY, _KAROUZOS),
-    "more_right": Entry("of that, right answers that more right completions bring", "answers", "higher", _ANY),
-    "narrowing": Entry("of it, among equally many right completions", "answers", "higher", _ANY, _KAROUZOS),
+    "quality_control": Entry("quality control: right more or less often", "answers", "neutral", _ANY, _KAROUZOS),
+    "fewer_wrong": Entry("quality control: distinct wrong answers", "answers", "lower", _ANY, _KAROUZOS),
+    "more_right": Entry("quality control: answers that more right completions bring", "answers", "higher", _ANY),
+    "narrowing": Entry("narrowing: among equally many right completions", "answers", "higher", _ANY, _KAROUZOS),
 }
 
 
@@ -84,7 +84,7 @@ def diversity_of(
     intervals, ks = Intervals(reference, settings.confidence), thinned(ks)
     runs = (reference.completions, candidate.completions)
     own, other = class_counts(*runs, pool="outputs")
-    sampled = class_counts(*matched_sample(*runs, seed=settings.seed), pool="outputs")
+    sampled = class_counts(*matched_sample(*_answers(runs), seed=settings.seed), pool="outputs")
     answers = {"distinct": matched_distinct(own, other)}
     for name, correction in _CORRECTIONS.items():
         answers[name] = (answer_entropy(sampled[0], correction), answer_entropy(sampled[1], correction))
@@ -105,6 +105,10 @@ def diversity_of(
     }
 
 
+def _answers(runs: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    return [run[["prompt_id", "sample_id", "correct", "answer"]] for run in runs]
+
+
 def _texts(
     reference: Measured,
     candidate: Measured,
@@ -115,7 +119,7 @@ def _texts(
 ) -> dict[str, Any]:
     """Text measures on as many right completions of either run, on some prompts."""
     runs = (reference.completions, candidate.completions)
-    sizes = [run[run["correct"] == 1].groupby("prompt_id").size() for run in runs]
+    sizes = [(run["correct"] == 1).groupby(run["prompt_id"]).sum() for run in runs]
     fewer = pd.concat(sizes, axis=1).fillna(0).min(axis=1)
     allowed = sorted((str(name) for name in fewer.index[fewer >= LEAST]), key=lambda name: hash_of(settings.seed, name))
     names = allowed[: settings.text_prompts]

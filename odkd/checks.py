@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from odeval.errors import OdevalError, unknown
-from odkd.objectives import OBJECTIVES, objective
+from odkd.objectives import OBJECTIVES, kind_of, objective
 
 if TYPE_CHECKING:
     from odkd.settings import TrainConfig
@@ -48,6 +48,10 @@ def _check_objectives(config: TrainConfig) -> None:
         raise OdevalError(f"lmbda {config.lmbda}: objective {config.objective} {_PG_NEEDS}")
     if config.off_policy_objective and objective(config.off_policy_objective).on_policy:
         raise OdevalError(f"off_policy_objective {config.off_policy_objective}: {_PG_NEEDS}")
+    names = {config.objective, config.off_policy_objective or config.objective}
+    if config.fused is True and not any(kind_of(name, config.dials(name)) for name in names):
+        can = ", ".join(name for name in OBJECTIVES if kind_of(name, {}))
+        raise OdevalError(f"fused: {config.objective} as it is set here needs logits; set fused: auto, or take {can}")
 
 
 def _check_data(config: TrainConfig) -> None:

@@ -125,12 +125,17 @@ def objectives(name: str | None = None, /, *, json: Annotated[bool, Parameter(ne
         name: One of them; all by default.
         json: Print JSON.
     """
-    from odkd.objectives import OBJECTIVES, objective
+    from odkd.objectives import OBJECTIVES, kind_of, objective
 
     chosen = OBJECTIVES if name is None else {name: objective(name)}
     if json:
         keys = ("formula", "gradient", "direction", "source", "dials", "on_policy", "elsewhere")
-        _print_json({key: {k: getattr(entry, k) for k in keys} for key, entry in chosen.items()})
+        _print_json(
+            {
+                key: {k: getattr(entry, k) for k in keys} | {"fused": kind_of(key, {}) is not None}
+                for key, entry in chosen.items()
+            }
+        )
         return
     print("p teacher, q student, y sampled token, sg no gradient; per token, in nats")
     for key, entry in chosen.items():
@@ -138,6 +143,8 @@ def objectives(name: str | None = None, /, *, json: Annotated[bool, Parameter(ne
         print(f"  direction {entry.direction}")
         if entry.dials:
             print(f"  dials     {', '.join(f'{dial}: {value}' for dial, value in entry.dials.items())}")
+        if kind_of(key, {}):
+            print("  fused     formed without logits, from a vocabulary of 512 tokens")
         for tool, said in entry.elsewhere.items():
             print(f"  {tool:<9} {said}")
         print(f"  source    {entry.source}")

@@ -14,7 +14,9 @@ import torch
 from odeval.atomic import read_json
 from odeval.engines.hf_model import HfModel
 from odeval.errors import OdevalError
+from odeval.fused.loss import fitting_chunk
 from odkd.config import TrainConfig
+from odkd.fusing import fusing_of
 from odkd.ranks import this_rank
 from odkd.rollout import training_prompts
 from odkd.train import train, with_steps
@@ -86,7 +88,9 @@ def _memory(config: TrainConfig) -> dict[str, int]:
     rows = config.per_device_train_batch_size
     longest = rows * config.max_completion_length
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    chunk = min(chunk_tokens(student.vocab_size, device), longest) * student.vocab_size
+    now = config.at(0)
+    fused = fusing_of(student, teacher, now, now.objective) is not None
+    chunk = (fitting_chunk if fused else chunk_tokens)(student.vocab_size, device)
     constant, per_token = student.cache_bytes
     room = rows * (constant + per_token * (config.max_completion_length + 1))
     found = {
@@ -94,7 +98,7 @@ def _memory(config: TrainConfig) -> dict[str, int]:
         "gradients": 4 * trained,
         "adam": 8 * trained,
         "teacher_weights": other,
-        "logits": chunk * (2 * 4 + _DOUBLES * 8),
+        "logits": min(chunk, longest) * student.vocab_size * (2 * 4 + (0 if fused else _DOUBLES * 8)),
         "sampling_cache": min(_CACHE, room),
     }
     return {**found, "all": sum(found.values())}

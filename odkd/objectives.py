@@ -15,6 +15,8 @@ import torch
 
 from odeval import divergence
 from odeval.errors import OdevalError, unknown
+from odeval.fused import Kind
+from odeval.fused.kind import KINDS
 from odkd import losses
 
 Loss = Callable[..., torch.Tensor]
@@ -232,3 +234,23 @@ def loss_of(
     if chosen.takes_samples:
         return bound
     return lambda student, teacher, sampled: bound(student, teacher)
+
+
+def kind_of(name: str, dials: Mapping[str, Any]) -> Kind | None:
+    """Return an objective as `odeval.fused` forms it without logits; None where it does not.
+
+    Args:
+        name: One of OBJECTIVES.
+        dials: Overriding its defaults.
+
+    Example:
+        >>> kind_of("blend", {"forward_weight": 0.3}).forward_weight, kind_of("tvd", {})
+        (0.3, None)
+    """
+    values = {**objective(name).dials, **dials}
+    if name == "entropy_gated":
+        if values["gate"] == "quantile" or values["gate_normalizer"] == "gated":
+            return None  # they ask for the other tokens of the update
+        width = values["gate_width"] if values["gate"] == "soft" else 0.0
+        values = {"gate_threshold": values["gate_threshold"], "gate_weight": values["gate_weight"], "gate_width": width}
+    return Kind(name, **values) if name in KINDS else None

@@ -120,6 +120,11 @@ class TrainConfig(BaseModel):
 
     # How it runs
     bf16: bool = Field(False, description="Run both models in bfloat16; weights stay float32, divergences float64.")
+    fused: bool | Literal["auto"] = Field(
+        "auto",
+        description="Form loss and gradient from hidden states without logits, where the objective can: auto from a "
+        "vocabulary of 512 tokens, where it is faster; true always; false never.",
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations instead of keeping them.")
     seed: int = Field(
         42, ge=0, description="Of prompts, coin, rollouts and dropout; the same seed gives the same weights."

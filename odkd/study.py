@@ -163,7 +163,8 @@ def _compare(study: Study, by: str) -> dict[str, Any]:
         parts = {seed: RunFolder(study.out / "runs" / name / f"seed-{seed}") for seed in study.seeds}
         runs[name] = merge_seeds(parts, RunFolder(study.out / f"by-{by}" / name), by)
     candidates = [run for name, run in runs.items() if name not in ("start", "teacher", study.baseline)]
-    return compare(candidates, teacher=runs["teacher"], baseline=runs[study.baseline], settings=CompareSettings())
+    shown = {run.label: study.out / "arms" / run.label / f"seed-{study.seeds[0]}" for run in candidates}
+    return compare(candidates, runs["teacher"], runs[study.baseline], CompareSettings(), shown)
 
 
 def _arm(

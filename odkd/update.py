@@ -6,7 +6,8 @@ The number counts every micro-batch and every rank, so loss and gradient do not 
 Gradients flow through the student's distributions, not through what was sampled: the prefixes are data.
 
 Logits are never held for more tokens than a budget allows: the head runs over hidden states a chunk at a time, and each
-chunk's gradient is taken before the next. Letters: B rows, T positions, N generated tokens, H width, V vocabulary.
+chunk's gradient is taken before the next; for large vocabularies by `odkd.fusing`, which takes no gradient of logits.
+Letters: B rows, T positions, N generated tokens, H width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from odeval import divergence
 from odeval.engines.hf_model import HfModel
 from odkd.config import TrainConfig
 from odkd.diagnostics import Twins
+from odkd.fusing import fusing_of
 from odkd.ledger import Ledger
 from odkd.losses import Sampled
 from odkd.models import Pair
@@ -105,6 +107,7 @@ def accumulate(
     surveyed = (
         dials.get("gate") == "quantile" or dials.get("gate_normalizer") == "gated" or bool(dials.get("future_weight"))
     )
+    fusing = fusing_of(pair.student, pair.teacher, now, name)
     zero = [torch.zeros(len(at.token_ids), device=device) for at in placed]
     ahead, threshold, gated = (
         _survey(pair, placed, dials, now, ranks, denominator) if surveyed else (zero, dials.get("gate_threshold"), 1.0)
@@ -115,7 +118,9 @@ def accumulate(
             hidden = pair.student.hidden(at.ids, at.mask)[at.predicting]
             with torch.no_grad():
                 teacher_hidden = pair.teacher.hidden(at.ids, at.mask)[at.predicting]
-        chunks = _chunks(len(hidden), pair.student.vocab_size, device.type)
+        if fusing is not None:
+            fusing.backward(hidden, teacher_hidden, at, weighted, denominator, twins)
+        chunks = [] if fusing else _chunks(len(hidden), pair.student.vocab_size, device.type)
         leaf = hidden.detach().requires_grad_(True) if len(chunks) > 1 else hidden
         for chunk in chunks:
             with _precision(now, device):

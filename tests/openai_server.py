@@ -76,6 +76,9 @@ def handler_for(engine: HfEngine, model: str = "m", known: frozenset[str] | None
             if odd:
                 return self.reply(400, {"error": {"message": f"Unrecognized request argument supplied: {odd[0]}"}})
             chat = self.path.endswith("/chat/completions")
+            if asked.get("prompt_logprobs") is not None:
+                told = _prompt_logprobs(engine, asked["prompt"], asked["prompt_logprobs"])
+                return self.reply(200, {"id": f"cmpl-{next(numbers)}", "choices": [{"prompt_logprobs": told}]})
             prompt = _prompt_ids(engine, asked, chat)
             with lock:
                 [[drawn]] = engine.sample([prompt], [[asked["seed"]]], _params(asked))
@@ -122,6 +125,20 @@ def _choice(
             tops = [{"the likeliest": best}, *({} for _ in ids[1:])]
             choice["logprobs"] = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops}
     return choice
+
+
+def _prompt_logprobs(engine: HfEngine, ids: list[int], k: int) -> list[dict[str, Any] | None]:
+    """As vLLM writes them: the k likeliest tokens of each position, the one that stands there, and no infinity."""
+    import torch
+
+    with torch.no_grad():
+        rows = torch.log_softmax(engine.model.model(torch.tensor([ids])).logits[0, :-1].double(), -1)
+    found: list[dict[str, Any] | None] = [None]
+    for row, token in zip(rows, ids[1:], strict=True):
+        order = row.argsort(descending=True).tolist()
+        told = dict.fromkeys([token, *order[:k]])
+        found.append({str(i): {"logprob": max(float(row[i]), -9999.0), "rank": order.index(i) + 1} for i in told})
+    return found
 
 
 def _first_token(engine: HfEngine, prompt: list[int]) -> list[float]:

@@ -59,7 +59,7 @@ def stored(value: Any) -> Iterator[float]:
     """Every number of the inputs that a page may show, those inside texts included; not what only figures draw."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key not in ("survival", "covariance", "counts", "trials", "scale", "degrees"):
+            if key not in ("survival", "covariance", "counts", "trials", "scale", "degrees", "history"):
                 yield from stored(key)
                 yield from stored(item)
     elif isinstance(value, list):

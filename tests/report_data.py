@@ -19,6 +19,31 @@ from odeval.store import RunFolder
 Audit = tuple[dict[str, Any], dict[str, Any]]
 
 
+def write_training(folder: Path, seed: int = 0, steps: int = 300, probed: bool = True) -> Path:
+    """Write what odkd leaves beside a model: a log of noisy curves, probes, the ledger."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).normal(0, 0.02, (steps, 5))
+    falling = np.exp(-np.arange(steps) / 60)
+    rows = [
+        {
+            "step": step, "forward_kl": 0.3 + falling[step] + noise[step, 0], "reverse_kl": falling[step] ** 2 + 0.2,
+            "student_entropy": 0.5 + noise[step, 1], "teacher_entropy": 0.7 + noise[step, 2],
+            "retention": 0.6 + noise[step, 3] if step else None, "grad_norm": 1.0,
+        }
+        for step in range(steps)
+    ]  # fmt: skip
+    probes = [{"step": s, "pass@k": {"1": 0.4 + s / 1000, "16": 0.9 - s / 3000}} for s in range(0, steps + 1, 50)]
+    for name, lines in (("log", rows), ("probes", probes if probed else [])):
+        if lines:
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    ledger = {
+        "updates": steps, "tokens_sampled": {"student": 1000 * steps, "all": 1000 * steps},
+        "tokens_scored_by_teacher": 1024 * steps, "flops": {"rollout": 123456789, "teacher": 987654321, "all": 1},
+    }  # fmt: skip
+    (folder / "training.json").write_text(json.dumps({"config": {"objective": "reverse_kl"}, "ledger": ledger}))
+    return folder
+
+
 def solve_rates(kind: str, prompts: int) -> np.ndarray:
     """Chance of a right answer for each prompt [P]; every kind rests on the same teacher."""
     teacher = np.random.default_rng(1).beta(0.9, 1.1, prompts)
@@ -53,7 +78,8 @@ def audited(
     if tokens and origin is not None:
         for i, run in enumerate([*([start] if start else []), *runs]):
             add_tokens(run, origin, prompts, n, 0.97 if run is start else 0.4 + 0.25 * (i % 3), i)
-    comparison = compare(runs, origin, start, CompareSettings(ks=ks))
+    logs = {label: write_training(folder / f"{label}.trained", i) for i, label in enumerate(candidates) if i % 3 == 0}
+    comparison = compare(runs, origin, start, CompareSettings(ks=ks), logs)
     comparison["provenance"].update(command="odeval audit models/new --teacher models/teacher --out runs", git="")
     verdict = as_json(judge(comparison))
     found: Audit = tuple(json.loads(json.dumps([comparison, verdict])))  # as files would give them

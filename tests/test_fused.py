@@ -292,3 +292,23 @@ def test_score_logits_is_score_tokens() -> None:
             score_logits(student, teacher, tokens), score_tokens(student, teacher, tokens), strict=True
         ):
             torch.testing.assert_close(ours, theirs, rtol=precision, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_look_is_shown_every_chunk_once_before_it_is_written_over(recompute: bool) -> None:
+    case, seen = Case(), list[tuple[slice, torch.Tensor, torch.Tensor]]()
+
+    def look(here: slice, student: torch.Tensor, teacher: torch.Tensor) -> None:
+        seen.append((here, student.clone(), teacher.clone()))
+
+    found = fused_divergence(
+        case.hidden, Head(case.weight, case.bias), case.teacher_hidden, Head(case.teacher_weight), Kind("jsd"),
+        chunk_tokens=10, temperature=2.0, recompute=recompute, look=look,
+    )  # fmt: skip
+    torch.autograd.backward((found.loss * torch.arange(N)).sum())  # weighed unequally, so the chunks are taken again
+    assert [(here.start, here.stop) for here, *_ in seen] == [(0, 10), (10, 20), (20, 23)]
+    assert case.bias is not None
+    student = ((case.hidden @ case.weight.T + case.bias) / 2).detach()[:, : V + 3]
+    teacher = (case.teacher_hidden @ case.teacher_weight.T / 2)[:, : V + 3]
+    torch.testing.assert_close(torch.cat([z for _, z, _ in seen]), student)
+    torch.testing.assert_close(torch.cat([z for _, _, z in seen]), teacher)

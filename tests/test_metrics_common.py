@@ -66,7 +66,7 @@ def test_order_of_completions_does_not_matter(name: str, frame: pd.DataFrame) ->
 
 @pytest.mark.parametrize("name", COMPLETIONS)
 def test_doubling_every_prompt_leaves_the_value(name: str, frame: pd.DataFrame) -> None:
-    twice = pd.concat([frame, frame.assign(prompt_id=frame["prompt_id"] + "'")], ignore_index=True)
+    twice = pd.concat([frame, frame.assign(prompt_id=frame["prompt_id"].astype(str) + "'")], ignore_index=True)
     assert value(METRICS[name].compute(twice)) == pytest.approx(value(METRICS[name].compute(frame)))
 
 

@@ -209,6 +209,7 @@ def test_listings(capsys: pytest.CaptureFixture[str]) -> None:
     for line in (
         "  direction between the two: forward_weight 0 is reverse KL, 1 is forward KL\n",
         "  dials     forward_weight: 0.5\n",
+        "  fused     formed without logits, from a vocabulary of 512 tokens\n",
         "  NeMo-RL   kl_type: mixed, mixed_kl_weight = forward_weight\n",
     ):
         assert line in text

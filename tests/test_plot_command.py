@@ -82,6 +82,8 @@ def test_the_table_holds_numbers_of_the_comparison_and_nothing_else(
     known |= {float(value) for one in comparison["runs"] for column in one["counts"].values() for value in column}
     for one in comparison["runs"]:
         known |= {round(value, 12) for curve in one["survival"].values() for value in flat(curve)}
+        for column in (one["training"] or {"history": {}})["history"].values():
+            known |= {round(abs(value), 12) for value in column if value is not None}
     places = {float(place) for place in range(200)}  # of tokens
     cells = [cell for row in rows for cell in row.values()]
     numbers = [float(cell) for cell in cells if re.fullmatch(r"-?[\d.]+(e-?\d+)?", cell)]

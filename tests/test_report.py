@@ -171,7 +171,7 @@ def test_trust_comes_first_when_anything_is_not_ok(audits: dict[str, Audit]) -> 
     comparison, verdict = changed(audits["one, whole"])
     for row in comparison["trust"]:
         row["status"] = "ok"
-    parts = ["curves", "lost", "entropy", "branches", "coverage", "diversity", "metrics", "rules"]
+    parts = ["curves", "lost", "entropy", "branches", "coverage", "diversity", "metrics", "training", "rules"]
     assert ORDER.findall(render_html(comparison, verdict)) == [*parts, "trust", "reproduce"]
     comparison["trust"][0].update(status="warn", detail="only a few prompts")
     page = render_html(comparison, verdict)

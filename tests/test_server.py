@@ -57,7 +57,7 @@ def test_with_token_ids_a_served_run_can_be_scored(engine: HfEngine, tmp_path: P
         assert run(["grade", str(one.path), "--quiet"]) == 0
     folders = ["--teacher-run", str(teacher.path), "--teacher", str(TEACHER), "--student", str(TEACHER)]
     assert run(["score", str(student.path), *folders, "--quiet"]) == 0
-    kl = measure(student, "student", 0.8).families["forward_kl_by_position@student"]
+    kl = measure(student, "student", 0.8).by_prompt["forward_kl_by_position@student"]
     assert abs(np.nansum(kl.numerator)) < 1e-3 < np.nansum(kl.denominator), (
         "a model against itself, from tokens that came over HTTP"
     )
@@ -112,8 +112,8 @@ def test_an_audit_through_a_server_judges_the_curve(
 ) -> None:
     """One address that serves both models."""
 
-    class Both(handler_for(engine, "teacher")):  # type: ignore[misc]
-        other = handler_for(HfEngine(embedded("graph_paths", "warm_start")), "student")
+    class Both(handler_for(engine, "teacher", STANDARD)):  # type: ignore[misc]
+        other = handler_for(HfEngine(embedded("graph_paths", "warm_start")), "student", STANDARD)
 
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
@@ -127,7 +127,7 @@ def test_an_audit_through_a_server_judges_the_curve(
             ["audit", "student", "--teacher", "teacher", *options, "--max-tokens", "8", "--out", str(out), "--quiet"]
         )
     assert code in (0, 1)
-    assert "through a server tokens are not scored" in capsys.readouterr().err
+    assert "through a server entropies are bounds at best" in capsys.readouterr().err
     comparison = json.loads((out / "comparison.json").read_text())
     assert [one["label"] for one in comparison["runs"]] == ["teacher", "student"]
     assert "retention@teacher" not in comparison["runs"][1]["metrics"]

@@ -14,6 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import agreement_fixtures  # noqa: E402
+import agreement_odeval  # noqa: E402
+import agreement_report  # noqa: E402
+import agreement_truth  # noqa: E402
 import calibration_report  # noqa: E402
 import forgetting_report  # noqa: E402
 import objective_arms  # noqa: E402
@@ -21,8 +25,11 @@ import objective_findings  # noqa: E402
 import objective_report  # noqa: E402
 import quick  # noqa: E402
 import real_model_report  # noqa: E402
+from agreement import worst  # noqa: E402
+from agreement_peers import ASK, PEERS  # noqa: E402
 from objective_measure import by_position, crossed, curve, groups  # noqa: E402
 
+from odeval.atomic import read_json  # noqa: E402
 from odeval.testbed.exact import Enumeration  # noqa: E402
 from odkd.config import make_config  # noqa: E402
 
@@ -48,6 +55,45 @@ def test_a_study_on_sampled_runs_is_rendered_from_its_comparison(
     (tmp_path / study / "README.md").unlink()
     made = report.write(report.newest(RESULTS), tmp_path / study)
     assert made.read_text() == (kept / "README.md").read_text()
+
+
+def test_the_agreement_report_is_rendered_from_the_newest_results(tmp_path: Path) -> None:
+    made = agreement_report.write(RESULTS, tmp_path / "README.md")
+    assert made.read_text() == (ROOT / "reports" / "agreement" / "README.md").read_text()
+
+
+def test_every_cause_of_a_disagreement_gives_the_answers_of_the_package() -> None:
+    peers = read_json(agreement_report.newest(RESULTS))["peers"]
+    assert set(peers) == set(PEERS)
+    rows = [row for peer in peers.values() for row in peer["rows"] if "cause" in row]
+    assert len(rows) > 10
+    for row in rows:
+        in_float32 = "default weights" in row["via"]  # a sum that the package keeps in float32
+        assert row["cause"]["left"] < (1e-6 if in_float32 else 1e-9), row["via"]
+
+
+@pytest.mark.parametrize("name", agreement_fixtures.quantities())
+def test_odeval_gives_the_exact_answers_that_packages_are_compared_with(name: str) -> None:
+    asked = agreement_fixtures.quantities()[name]
+    cases = asked.cases[:: max(1, len(asked.cases) // 12)]
+    exact = [agreement_truth.truth(name)(*case) for case in cases]
+    found = [agreement_odeval.ours(name)(*case) for case in cases]
+    error = worst(found, exact, asked)
+    assert error is not None
+    assert error <= asked.tolerance
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_the_program_of_every_package_is_python(peer: str) -> None:
+    compile(ASK % PEERS[peer].program, peer, "exec")
+
+
+def test_a_number_on_one_side_alone_is_no_small_difference() -> None:
+    quantity = agreement_fixtures.Quantity([])
+    assert worst([0.5, None, "ValueError"], [0.25, None, None], quantity) == 0.25
+    assert worst([1.0], [None], quantity) is None
+    assert worst(["ValueError"], [1.0], quantity) is None
+    assert worst([[1.0, float("nan")]], [[1.0, 2.0]], quantity) is None
 
 
 def test_the_index_is_rendered_from_the_newest_results() -> None:

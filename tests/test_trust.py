@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,13 @@ def test_a_stored_baseline_should_be_deeper_than_what_is_judged_by_it(tmp_path: 
     )
     assert run(["gate", str(new), "--baseline", str(deep)]) == 0
     assert "Depth" not in capsys.readouterr().out
+
+
+def test_clusters_are_what_is_counted(tmp_path: Path) -> None:
+    whole = measure(write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0)), "run", 0.8)
+    prompts = {name: replace(prompt, cluster=f"c{i % 12}") for i, (name, prompt) in enumerate(whole.prompts.items())}
+    found = next(row for row in examine([replace(whole, prompts=prompts)]) if row.check == "Prompts")
+    assert found.status == "warn"
+    assert found.detail == (
+        "120 prompts, identical in all 1 runs, in 12 clusters, which are what is independent; under 50 no PASS is given"
+    )

@@ -11,8 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tiny_models import save_lively
 
 from odeval.doctor import Doctor
@@ -21,8 +24,10 @@ from odeval.engines.base import EngineOptions
 from odeval.engines.hf import HfEngine
 from odeval.engines.reference import Reference
 from odeval.engines.server import ServerEngine
+from odeval.engines.vllm_sync import check
 from odeval.errors import OdevalError
 from odeval.sampling import completion_seed
+from odeval.scoring_bounds import TopK
 from odeval.testbed import world
 from odeval.types import SamplingParams
 
@@ -59,13 +64,66 @@ def test_vllm_takes_end_tokens_and_nothing_else_from_a_generation_config(folder:
         open_engine("vllm", EngineOptions(str(folder), device="cuda"))
 
 
+def check_top_logprobs(engine: Any, folder: Path) -> None:
+    """Against whole passes: the likeliest 5, and the whole vocabulary, which leaves nothing open."""
+    reference = HfEngine(folder, "cpu").model
+    pairs = [(reference.encode(prompt), [3 + p, 4, 5 + p]) for p, prompt in enumerate(PROMPTS)]
+    size = reference.vocab_size
+    for k in (5, size):
+        assert engine.gives_top_logprobs(k)
+        for (prompt, tokens), found in zip(pairs, engine.top_logprobs(pairs, k), strict=True):
+            with torch.no_grad():
+                logits = reference.model(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1, :size]
+            expected = torch.log_softmax(logits.double(), -1).sort(descending=True).values[:, :k].numpy()
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_vllm_tells_top_logprobs_of_given_tokens(folder: Path) -> None:
+    engine = open_engine("vllm", EngineOptions(str(folder)))
+    assert isinstance(engine, TopK)
+    assert engine.vocab_size >= HfEngine(folder, "cpu").model.vocab_size
+    check_top_logprobs(engine, folder)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_new_weights_reach_vllm_and_stale_ones_are_noticed(tied: bool, tmp_path: Path) -> None:
+    """A tied head is what vLLM leaves stale; the probe sees it, with the remedy taken out."""
+    path = save_lively(tmp_path / "model", tied=tied)
+    engine, model = open_engine("vllm", EngineOptions(str(path))), HfEngine(path, "cpu").model
+    probe = [(model.encode(prompt), [3, 4, 5]) for prompt in PROMPTS[:3]]
+    assert check(engine, model, probe) < 1e-4
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in dict.fromkeys(model.model.parameters()):
+            value.add_(0.2 * value.std() * torch.randn(value.shape, generator=generator))
+    with pytest.raises(
+        OdevalError, match=r"vLLM has other weights than .* log-probabilities differ by .* 0.001 allowed"
+    ):
+        check(engine, model, probe)
+    assert engine.load(model, probe) < 1e-4
+    asked = [model.encode(prompt) for prompt in PROMPTS[:2]]
+    [[drawn], _] = engine.sample(asked, [[1 << 40], [2 << 40]], PARAMS)
+    expected = Reference(model).logprobs(asked[0], [int(i) for i in drawn.token_ids])
+    np.testing.assert_allclose(drawn.logprobs, expected, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
-    options = ["--served-model-name", "m", "--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1"]
+    options = [
+        "--served-model-name",
+        "m",
+        "--max-logprobs",
+        "-1",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--host",
+        "127.0.0.1",
+    ]
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     log = folder.parent / "server.log"
     with log.open("w") as file:
@@ -93,3 +151,4 @@ def test_a_vllm_server_holds_the_contract(url: str, folder: Path) -> None:
     }  # fmt: skip
     findings = list(Doctor(engine, PROMPTS, Reference(folder, "cpu"), samples=400, max_tokens=8).findings())
     assert [f"{f.check}: {f.detail}" for f in findings if f.status != "ok"] == []
+    check_top_logprobs(engine, folder)

@@ -81,8 +81,8 @@ def save_tiny(folder: Path, seed: int) -> Path:
     return folder
 
 
-def save_lively(folder: Path) -> Path:
-    """Write a Llama over the graph_paths vocabulary that never knows what comes next.
+def save_lively(folder: Path, tied: bool = False) -> Path:
+    """Write a Llama over the graph_paths vocabulary that never knows what comes next; its head perhaps the embeddings.
 
     Its heads are 32 wide, the least that vLLM takes on a CPU.
     """
@@ -90,7 +90,7 @@ def save_lively(folder: Path) -> Path:
     shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": EOS}
     config = transformers.LlamaConfig(
-        vocab_size=len(SPECIALS) + len(words), max_position_embeddings=128, **shape, **ends
+        vocab_size=len(SPECIALS) + len(words), max_position_embeddings=128, tie_word_embeddings=tied, **shape, **ends
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

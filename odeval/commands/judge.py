@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from odeval.commands.options import emit, parse_ks, parse_whole
+from odeval.commands.options import emit, parse_ks, parse_named, parse_whole
 from odeval.errors import CannotJudge, OdevalError
 
 
 def compare(
     runs: list[Path], /, *, teacher: Path | None = None, ks: str | None = None, threshold: float = 0.8,
-    confidence: float = 0.95, allow_mismatch: list[str] | None = None, out: Path | None = None, json: bool = False,
+    confidence: float = 0.95, allow_mismatch: list[str] | None = None, training: list[str] | None = None,
+    out: Path | None = None, json: bool = False,
 ) -> int:  # fmt: skip
     """Compare runs prompt by prompt: BASELINE CANDIDATE…, or candidates with --teacher alone.
 
@@ -24,6 +25,7 @@ def compare(
         threshold: Entropy of a branch point in nats.
         confidence: Of two-sided intervals.
         allow_mismatch: Sampling settings that may differ.
+        training: NAME=FOLDER: the odkd run that made a candidate; found by itself where the model lies in it.
         out: Write comparison.json here.
         json: Print comparison.json on stdout and nothing else.
     """
@@ -36,7 +38,8 @@ def compare(
     folders = [open_run(run) for run in runs]
     baseline = folders.pop(0) if len(folders) > 1 else None
     settings = CompareSettings(parse_ks(ks), confidence, threshold, tuple(allow_mismatch or ()))
-    result = compare(folders, None if teacher is None else open_run(teacher), baseline, settings)
+    logs = parse_named(training or [], "--training")
+    result = compare(folders, None if teacher is None else open_run(teacher), baseline, settings, logs)
     emit(result, out, json, lambda: print_comparison(result))
     return 0
 

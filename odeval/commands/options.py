@@ -41,3 +41,18 @@ def emit(result: dict[str, Any], out: Path | None, as_json: bool, show: Callable
         print(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         show()
+
+
+def parse_named(given: list[str], option: str) -> dict[str, Path]:
+    """Read NAME=FOLDER as often as it is given.
+
+    Raises:
+        OdevalError: There is no name, or no folder.
+    """
+    found = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise OdevalError(f"{option} {text}: expected NAME=FOLDER, such as new=runs/new")
+        found[name] = Path(folder)
+    return found

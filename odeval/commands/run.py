@@ -82,7 +82,7 @@ def audit(
         pilot: Prompts asked once first, three completions shown with answer and grade; their samples are kept. 8, or 0
             for embedded models.
         device: cpu, cuda or auto.
-        engine: hf, vllm or server; with server, models are names that it knows, and tokens are not scored.
+        engine: hf, vllm or server; with server, models are names that it knows, and entropies are bounds at best.
         base_url: For server: its address up to and with /v1; several for replicas that serve all these models.
         endpoint: For server: completions or chat.
         concurrency: For server: requests in flight (32).
@@ -192,33 +192,54 @@ def grade(run: Path, /, *, grader: str | None = None, force: bool = False, quiet
 
 
 def score(
-    run: Path,
-    /,
-    *,
-    teacher_run: Path,
-    student: Path | None = None,
-    teacher: Path | None = None,
-    device: str = "auto",
-    quiet: bool = False,
-) -> int:
+    run: Path, /, *, teacher_run: Path, student: str | None = None, teacher: str | None = None, device: str = "auto",
+    engine: str = "hf", base_url: list[str] | None = None, teacher_base_url: list[str] | None = None,
+    top_logprobs: int = 20, vocab_size: int | None = None, concurrency: int = 32, timeout: float = 600,
+    retries: int = 6, key_variable: str = "", quiet: bool = False,
+) -> int:  # fmt: skip
     """Score teacher and student at every token of both runs, into the student's run folder.
+
+    The engine hf scores with both whole distributions. vllm and server tell the likeliest tokens, which bound
+    entropies, retention and shares of high-entropy tokens; what they cannot decide is counted.
 
     Args:
         run: The student's run folder.
         teacher_run: The teacher's run folder.
-        student: The student's model folder; the one recorded in the run by default.
-        teacher: The teacher's model folder; the one recorded in its run by default.
+        student: The student's model folder, or a server's name for it; the one recorded in the run by default.
+        teacher: The teacher's; the one recorded in its run by default.
         device: cpu, cuda or auto.
+        engine: hf, vllm or server.
+        base_url: For server: addresses of the student's, up to and with /v1.
+        teacher_base_url: For server: addresses of the teacher's; those of base_url by default.
+        top_logprobs: For vllm and server: likeliest tokens to ask for at each position.
+        vocab_size: For server: tokens of the vocabulary; unknown, 2^20 are assumed, which widens the upper bounds.
+        concurrency: For server: requests in flight.
+        timeout: For server: seconds for one request.
+        retries: For server: how often a request is tried again.
+        key_variable: For server: environment variable that holds its key.
         quiet: No progress.
     """
-    from odeval.audit import score_pair
+    from odeval.audit import bound_pair, score_pair
+    from odeval.engines.base import LARGEST_VOCABULARY, EngineOptions
     from odeval.store import RunFolder
     from odeval.terminal import stages
 
     own, other = RunFolder(run), RunFolder(teacher_run)
-    models = [given or Path(folder.meta()["model"]["path"]) for given, folder in ((teacher, other), (student, own))]
+    models = [given or str(folder.meta()["model"]["path"]) for given, folder in ((teacher, other), (student, own))]
     with stages(quiet) as stage:
-        score_pair(models[0], models[1], other, own, device, stage)
+        if engine == "hf":
+            score_pair(Path(models[0]), Path(models[1]), other, own, device, stage)
+        else:
+            urls = tuple(base_url or ())
+            places = [tuple(teacher_base_url or urls), urls]
+            options = [
+                EngineOptions(
+                    model.removeprefix("server:"), device, place, "completions", concurrency, timeout, retries,
+                    key_variable, vocab_size or LARGEST_VOCABULARY,
+                )
+                for model, place in zip(models, places, strict=True)
+            ]  # fmt: skip
+            bound_pair(engine, options[0], options[1], other, own, top_logprobs, stage)
     print(own.path / "tokens")
     return 0
 
@@ -229,7 +250,10 @@ def _audit(config: Any, strict: bool, quiet: bool, as_json: bool) -> int:
     from odeval.terminal import print_trust, print_verdict, stages
 
     if config.engine == "server":
-        print("odeval: through a server tokens are not scored: answers and texts are compared", file=sys.stderr)
+        text = (
+            "through a server entropies are bounds at best, and unknown where it tells no log-probabilities of a prompt"
+        )
+        print(f"odeval: {text}", file=sys.stderr)
 
     def tell(line: str, warns: bool) -> None:
         if warns or not quiet:

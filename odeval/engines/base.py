@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from odeval.types import Completion, ModelRef, Prompt, SamplingParams
 
+LARGEST_VOCABULARY = 2**20  # tokens; that of XLM-V, 901,629, is the largest that was published
 Asked = Any  # what `encode` made of a prompt: token ids, or for a server a text or its messages
 
 
@@ -57,6 +58,7 @@ class EngineOptions:
         timeout: Seconds for one request from start to end.
         retries: How often a request is tried again.
         key_variable: Environment variable that holds the servers' key; empty for none.
+        vocab_size: Of a server's model, if it is known. Bounds on entropies hold for this or any smaller one.
     """
 
     model: str
@@ -67,3 +69,4 @@ class EngineOptions:
     timeout: float = 600.0
     retries: int = 6
     key_variable: str = ""
+    vocab_size: int = LARGEST_VOCABULARY

@@ -68,7 +68,7 @@ class Poster:
         self._key = _key(options.key_variable)
 
     def post_all(
-        self, path: str, bodies: Sequence[dict[str, Any]], near: Sequence[int], read: Callable[[Any], Answer]
+        self, path: str, bodies: Sequence[dict[str, Any]], near: Sequence[int], read: Callable[[Any, int], Answer]
     ) -> list[Answer]:
         """Send every body, and return what `read` makes of the answers, in the same order.
 
@@ -76,7 +76,7 @@ class Poster:
             path: Below the base URL.
             bodies: One a request.
             near: Requests with the same number go to the same server first, whose prefix cache knows their prompt.
-            read: Reads an answer's JSON; raises Malformed if it is none.
+            read: Reads the JSON that answers the body of a number; raises Malformed if it is no answer to that.
 
         Raises:
             Refused: A server refuses a request.
@@ -87,7 +87,7 @@ class Poster:
         return asyncio.run(self._post_all(path, bodies, near, read))
 
     async def _post_all(
-        self, path: str, bodies: Sequence[dict[str, Any]], near: Sequence[int], read: Callable[[Any], Answer]
+        self, path: str, bodies: Sequence[dict[str, Any]], near: Sequence[int], read: Callable[[Any, int], Answer]
     ) -> list[Answer]:
         answers: dict[int, Answer] = {}
         waiting = iter(range(len(bodies)))
@@ -101,7 +101,7 @@ class Poster:
 
             async def work(indices: Iterator[int]) -> None:
                 for i in indices:  # shared by all workers
-                    answers[i] = await self._post(client, path, bodies[i], near[i], read)
+                    answers[i] = await self._post(client, path, bodies[i], near[i], read, i)
 
             try:
                 async with asyncio.TaskGroup() as group:
@@ -112,7 +112,7 @@ class Poster:
         return [answers[i] for i in range(len(bodies))]
 
     async def _post(
-        self, client: Any, path: str, body: dict[str, Any], near: int, read: Callable[[Any], Answer]
+        self, client: Any, path: str, body: dict[str, Any], near: int, read: Callable[[Any, int], Answer], number: int
     ) -> Answer:
         problem = ""
         for attempt in range(self.tries):
@@ -129,7 +129,7 @@ class Poster:
                 status = response.status_code
                 if status == 200:
                     try:
-                        return read(_json(response))
+                        return read(_json(response), number)
                     except Malformed as error:
                         problem = str(error)
                 elif status in _BUSY or status >= 500:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from odeval.engines.base import Asked
 from odeval.engines.http import Malformed
 from odeval.types import Completion, FinishReason, SamplingParams
@@ -27,6 +29,7 @@ _LOGPROBS: dict[Endpoint, dict[str, Any]] = {
 }
 RUNGS = ("token ids", "log-probabilities", "text", "text, newer name of max_tokens")
 _REASONS: dict[Any, FinishReason] = {"stop": "stop", "length": "length"}
+_NEVER = -9000.0  # nats; vLLM writes −9999 for a token that cannot come, since JSON has no infinity
 _SEED_BITS = 53  # what a JSON number holds exactly everywhere
 
 
@@ -103,6 +106,38 @@ def top_logprobs(answer: Any, endpoint: Endpoint) -> list[float]:
         return sorted((float(value) for value in values), reverse=True)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         return []
+
+
+def scoring_body(model: str, token_ids: Sequence[int], k: int) -> dict[str, Any]:
+    """Write the request for the k likeliest tokens at every position of a text; vLLM's extension `prompt_logprobs`."""
+    return {"model": model, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": k}
+
+
+def read_prompt_logprobs(answer: Any, length: int, start: int, k: int) -> np.ndarray:
+    """Read the largest log-probabilities at the positions from `start` of a text of `length` tokens.
+
+    A server tells the k likeliest tokens and the one that stands there, if that is another: it is left out, or the
+    others' bound on the tail would be wrong.
+
+    Returns:
+        [length − start, k], falling; −inf where fewer are told.
+
+    Raises:
+        Malformed: The answer does not hold them.
+    """
+    try:
+        choices = answer["choices"]
+        rows = choices[0].get("prompt_logprobs", answer.get("prompt_logprobs"))
+        found = [sorted((float(item["logprob"]) for item in row.values()), reverse=True)[:k] for row in rows[start:]]
+        whole = len(choices) == 1 and len(rows) == length
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        raise Malformed("the answer has no log-probabilities of the prompt (prompt_logprobs)") from None
+    if not whole or not all(row and all(_is_logprob(value) for value in row) for row in found):
+        raise Malformed("the answer's log-probabilities of the prompt do not fit the prompt")
+    table = np.full((len(found), k), -np.inf)
+    for values, row in zip(table, found, strict=True):
+        values[: len(row)] = [min(0.0, value) if value > _NEVER else -np.inf for value in row]
+    return table
 
 
 def _text(choice: Mapping[str, Any], endpoint: Endpoint) -> str:

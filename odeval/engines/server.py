@@ -6,13 +6,16 @@ of texts and answers, and nothing can be scored. The server's own seeding decide
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from odeval.engines.base import Asked, EngineOptions
 from odeval.engines.http import Malformed, Poster, Refused
-from odeval.engines.openai_api import PATHS, RUNGS, body, read, top_logprobs
+from odeval.engines.openai_api import PATHS, RUNGS, body, read, read_prompt_logprobs, scoring_body, top_logprobs
 from odeval.errors import OdevalError
 from odeval.types import Completion, ModelRef, Prompt, SamplingParams, content_hash
 
@@ -40,6 +43,7 @@ class ServerEngine:
 
     def __init__(self, options: EngineOptions, backoff: float = 0.5) -> None:
         self.model, self.endpoint = options.model, options.endpoint
+        self.vocab_size = options.vocab_size
         self._poster = Poster(options, backoff)
         self._numbers = _Numbers()
         self._rung, first = self._find_rung()
@@ -120,7 +124,7 @@ class ServerEngine:
         plain = (params.temperature, params.top_p, params.top_k) == (1.0, 1.0, 0)
         scored = self.gives_logprobs and (plain or self.logprobs_are_raw)
 
-        def reader(answer: Any) -> Completion:
+        def reader(answer: Any, _: int) -> Completion:
             completion = self._kept(read(answer, self.endpoint, params.max_tokens), scored)
             if self._numbers.is_copy(answer):
                 raise Malformed(f"the same answer ({answer['id'][:40]}) came to two requests")
@@ -128,6 +132,45 @@ class ServerEngine:
 
         found = iter(self._poster.post_all(PATHS[self.endpoint], bodies, [p for p, _ in pairs], reader))
         return [[next(found) for _ in own] for own in seeds]
+
+    def top_logprobs(self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], k: int) -> list[np.ndarray]:
+        """Ask for the largest log-probabilities at every token of given completions, at temperature 1.
+
+        Args:
+            sequences: Pairs of prompt ids and completion ids, neither empty.
+            k: Tokens at each position.
+
+        Returns:
+            One [T, k] a pair, nats, falling; −inf where the server tells fewer.
+
+        Raises:
+            OdevalError: The server refuses, as when k is more than it allows.
+            CannotJudge: It gives no log-probabilities of a prompt.
+        """
+        texts = [[*prompt, *tokens] for prompt, tokens in sequences]
+        starts = [len(prompt) for prompt, _ in sequences]
+        bodies = [scoring_body(self.model, ids, k) for ids in texts]
+
+        def reader(answer: Any, i: int) -> np.ndarray:
+            return read_prompt_logprobs(answer, len(texts[i]), starts[i], k)
+
+        return self._poster.post_all(PATHS["completions"], bodies, range(len(bodies)), reader)
+
+    def gives_top_logprobs(self, k: int) -> bool:
+        """Tell whether `top_logprobs` has an answer; asks every server about a text of two tokens."""
+        probes = [scoring_body(self.model, [0, 0], k)] * len(self._poster.base_urls)
+
+        def tells(answer: Any, _: int) -> bool:
+            with contextlib.suppress(Malformed):
+                return len(read_prompt_logprobs(answer, 2, 1, k)) == 1
+            return False
+
+        try:
+            return self.gives_token_ids and all(
+                self._poster.post_all(PATHS["completions"], probes, range(len(probes)), tells)
+            )
+        except Refused:
+            return False
 
     def _kept(self, completion: Completion, scored: bool) -> Completion:
         """A run whose completions are known in different depth would be measured unequally."""
@@ -145,7 +188,7 @@ class ServerEngine:
         """Ask every server something short; the answer of the first."""
         bodies = [self._body(self.encode(Prompt(text="The")), 0, params)] * len(self._poster.base_urls)
 
-        def whole(answer: Any) -> Any:
+        def whole(answer: Any, _: int) -> Any:
             read(answer, self.endpoint, params.max_tokens)
             self._numbers.is_copy(answer)
             return answer

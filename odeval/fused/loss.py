@@ -8,7 +8,8 @@ Letters: N tokens, R of a chunk, V vocabulary, H hidden size. p is the teacher, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from odeval.fused.rows import Wanted, score_rows
 _CHUNK_BYTES = {"cpu": 2**26}  # of one model's logits
 _CHUNK_BYTES_ELSEWHERE = 2**30
 _MIN_CHUNK = 256  # tokens; with fewer, reading and writing the matrices costs more than multiplying them
+
+Look = Callable[[slice, torch.Tensor, torch.Tensor], None]
 
 
 class Fused(NamedTuple):
@@ -54,6 +57,7 @@ def fused_divergence(
     top_k: int = 0,
     chunk_tokens: int | None = None,
     recompute: bool = False,
+    look: Look | None = None,
 ) -> Fused:
     """A divergence of two models at each token, and everything else that its logits tell, in one pass.
 
@@ -74,6 +78,8 @@ def fused_divergence(
         top_k: Of the top masses.
         chunk_tokens: R; None fits the device. It changes no result beyond rounding.
         recompute: Form no gradient in the forward pass: six products, and no gradients held in between.
+        look: Shown each chunk of the forward pass: where its tokens stand in all N, and the logits of student and
+            teacher [R, V], divided by the temperature, which are written over afterwards.
 
     Returns:
         See Fused.
@@ -94,16 +100,20 @@ def fused_divergence(
     vocab = _check(student_hidden, student_head, teacher_hidden, teacher_head, token_ids, vocab_size, temperature)
     kind.check(len(student_hidden))
     if chunk_tokens is None:
-        budget = _CHUNK_BYTES.get(student_hidden.device.type, _CHUNK_BYTES_ELSEWHERE)
-        chunk_tokens = max(_MIN_CHUNK, budget // (4 * vocab))
+        chunk_tokens = fitting_chunk(vocab, student_hidden.device.type)
     if chunk_tokens < 1:
         raise OdevalError(f"chunk_tokens {chunk_tokens}: must be at least 1")
     job = _Job(teacher_hidden.detach(), student_head, teacher_head, kind, token_ids, vocab, temperature, top_k,
-               chunk_tokens, recompute or not torch.is_grad_enabled())  # fmt: skip
+               chunk_tokens, recompute or not torch.is_grad_enabled(), look)  # fmt: skip
     columns = _Divergence.apply(  # type: ignore[no-untyped-call]
         student_hidden, student_head.weight, student_head.bias, job
     )
     return Fused(columns[0], TokenScores(*columns[1:7]), columns[7], columns[8])
+
+
+def fitting_chunk(vocab_size: int, device: str) -> int:
+    """Tokens whose logits, of both models, are held at once on a type of device."""
+    return max(_MIN_CHUNK, _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,6 +128,7 @@ class _Job:
     top_k: int
     chunk: int
     recompute: bool
+    look: Look | None
 
 
 _Gradients = list[torch.Tensor | None]  # of hidden states, weight, bias
@@ -157,6 +168,8 @@ def _run(
             z_s = student.project(hidden[here], space[0][:length], job.temperature)
             z_t = teacher.project(job.teacher_hidden[here], space[1][:length], job.temperature).to(device)
             ids = None if job.token_ids is None else job.token_ids[here].to(device)
+            if job.look is not None:
+                job.look(here, z_s, z_t)
             wanted = None
             if upstream is not None:
                 slope = student.scale / job.temperature
@@ -199,7 +212,7 @@ class _Divergence(torch.autograd.Function):
         forms = any(needed) and not job.recompute
         columns, gradients = _run(hidden, job, 1.0 if forms else None, needed)
         ctx.save_for_backward(hidden, weight, bias)  # also what notices that one was changed in between
-        ctx.job, ctx.formed = job, gradients if forms else None
+        ctx.job, ctx.formed = replace(job, look=None), gradients if forms else None
         ctx.mark_non_differentiable(*columns[1:])
         return tuple(columns)
 

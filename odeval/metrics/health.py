@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from odeval.metrics.classes import prompt_blocks
 from odeval.types import PerPrompt
 
 
@@ -28,7 +29,8 @@ def duplicate_fraction(completions: pd.DataFrame) -> PerPrompt:
     In a small answer space many repeats are chance; the trust panel compares them with the model's own
     probabilities.
     """
-    return _share(completions, completions.duplicated(["prompt_id", "digest"]))
+    again = [block.duplicated(["prompt_id", "digest"]) for (block,) in prompt_blocks(completions)]
+    return _share(completions, pd.concat(again))
 
 
 def completion_length(completions: pd.DataFrame) -> PerPrompt:
@@ -42,7 +44,7 @@ def distinct_correct(completions: pd.DataFrame) -> PerPrompt:
 
     Prompts with a correct completion whose answer was not recorded are left out.
     """
-    right = completions[completions["correct"] == 1]
+    right = completions.loc[completions["correct"] == 1, ["prompt_id", "answer"]]
     found = right.groupby("prompt_id")["answer"].nunique()
     prompts = completions.groupby("prompt_id", sort=True).size().index
     known = right["answer"].notna().groupby(right["prompt_id"]).all()

@@ -15,7 +15,7 @@ from odeval.errors import OdevalError
 from odeval.metrics.hypergeometric import at_least
 from odeval.types import PerPrompt
 
-_VOTES = 2**19  # votes held at once
+_VOTES = 2**17  # votes held at once
 
 
 def pass_hat_k(n: np.ndarray, c: np.ndarray, ks: Sequence[int]) -> np.ndarray:

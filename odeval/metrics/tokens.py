@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,36 @@ def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
     """Yield the parts of a trajectory; memory does not grow with their number."""
     for table in run.iterate(run.tokens(trajectory)):
         yield block(table)
+
+
+def last_parts(run: RunFolder, trajectory: str) -> dict[str, int]:
+    """Prompt id → number of the last part that holds it: a run that was extended, or imported, divides prompts."""
+    found: dict[str, int] = {}
+    for number, table in enumerate(run.iterate(run.tokens(trajectory), ["prompt_id"])):
+        found.update(dict.fromkeys(table["prompt_id"].unique().to_pylist(), number))
+    return found
+
+
+def whole_prompts(
+    parts: Iterable[Mapping[str, PerPrompt]], last: Mapping[str, int]
+) -> Iterator[Mapping[str, PerPrompt]]:
+    """Pass on the sums of parts, each prompt once and whole; only prompts that go on in a later part are held.
+
+    Args:
+        parts: Metric name → sums over one part; all metrics on the part's prompts.
+        last: As `last_parts` finds it.
+    """
+    held: Mapping[str, PerPrompt] = {}
+    for number, sums in enumerate(parts):
+        if held:
+            sums = {name: combined([held[name], own]) for name, own in sums.items()}
+        ends = np.array([last[name] <= number for name in next(iter(sums.values())).prompt_ids], dtype=bool)
+        held = {} if ends.all() else {name: _of_prompts(own, ~ends) for name, own in sums.items()}
+        yield sums if ends.all() else {name: _of_prompts(own, ends) for name, own in sums.items()}
+
+
+def _of_prompts(sums: PerPrompt, rows: np.ndarray) -> PerPrompt:
+    return PerPrompt(sums.prompt_ids[rows], sums.numerator[rows], sums.denominator[rows], sums.grid)
 
 
 def flat(column: pa.ChunkedArray) -> np.ndarray:

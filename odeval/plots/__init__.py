@@ -24,12 +24,14 @@ from odeval.plots.families import draw_exposure, draw_extrapolation, draw_reliab
 from odeval.plots.prompts import draw_lost
 from odeval.plots.tokens import draw_tokens
 from odeval.plots.tradeoff import draw_tradeoff
+from odeval.plots.training import draw_training
 from odeval.plots.variety import draw_distinct, draw_diversity
 
 __all__ = ["FIGURES", "FORMATS", "STYLES", "Drawing", "Limit", "save", "svg"]
 
 _SCORES = "scored runs: odeval score, then compare with the teacher"
 _TEXTS = "graded completions with answers, and a teacher; counts alone do not tell"
+_LOGS = "a candidate that odkd trained, or --training NAME=FOLDER"
 FORMATS = (".svg", ".png", ".pdf", ".csv")
 STYLES = ("report", "paper")
 
@@ -78,6 +80,7 @@ FIGURES: dict[str, Drawing] = {
     "extrapolation": Drawing(
         draw_extrapolation, data.extrapolation_rows, "pass@k beyond n, which no rule reads", "several samples a prompt"
     ),
+    "training": Drawing(draw_training, data.training_rows, "how the candidates were trained", _LOGS),
 }  # fmt: skip
 
 

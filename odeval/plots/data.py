@@ -13,6 +13,7 @@ from odeval.plots.families import RELIABILITY, exposed, extrapolated
 from odeval.plots.style import looks
 from odeval.plots.tokens import told
 from odeval.plots.tradeoff import drawn_points
+from odeval.plots.training import trained
 from odeval.plots.variety import varied
 from odeval.visible import visible
 
@@ -171,6 +172,17 @@ def extrapolation_rows(comparison: dict[str, Any], shown: Sequence[str] | None) 
         for key in ("value", "without_zeros"):
             for k, value in zip(run["extrapolation"]["k"], run["extrapolation"][key], strict=True):
                 yield {"run": run["label"], "quantity": f"extrapolated, {key}", "k": k, "value": value}
+
+
+def training_rows(comparison: dict[str, Any], shown: Sequence[str] | None) -> Iterator[Row]:
+    """Every drawn update of every training, then its probes."""
+    for label, found in trained(comparison, list(looks(comparison, shown))):
+        history = found["history"]
+        for place, step in enumerate(history["step"]):
+            yield {"run": label, "step": step, **{key: history[key][place] for key in history if key != "step"}}
+        for column in (found["probes"] or {"pass_at_k": ()})["pass_at_k"]:
+            for step, value in zip(found["probes"]["step"], column["value"], strict=True):
+                yield {"run": label, "step": step, "k": column["k"], "pass_at_k": value}
 
 
 def _ends(columns: dict[str, Any], place: int) -> Row:

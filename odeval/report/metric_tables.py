@@ -10,6 +10,7 @@ from odeval.report.numbers import UNKNOWN, Shown, count, shown, trend, unit_name
 from odeval.report.view import drawn, name, percent, ranked, say
 from odeval.visible import visible
 
+_ENDS = ("low", "high")
 _FOOTNOTES = "*†‡§¶#"
 
 Place = tuple[str, Callable[[str], Any], bool]  # heading, metric name → estimate or None, is it a difference?
@@ -34,6 +35,7 @@ def entropy(comparison: dict[str, Any], verdict: dict[str, Any]) -> dict[str, An
         "findings": [_kept(comparison, label) for label in drawn(verdict)] if tables else [],
         "tables": tables, "tau": tau,
         "thresholds": [table for run in candidates if (table := _by_threshold(run))],
+        "bounds": [table for run in candidates if (table := _bounds(run))],
         "links": [link for run in candidates if (link := _link(comparison, run["label"]))],
         "confidence": percent(comparison["settings"]["confidence"]),
     }  # fmt: skip
@@ -77,6 +79,30 @@ def _by_threshold(run: dict[str, Any]) -> dict[str, Any] | None:
              for label, where, own in rows]  # fmt: skip
     heads = [{"value": f"{value:g}", "name": visible(names.get(value, ""), 40)} for value in grid]
     return {"name": name(run["label"]), "thresholds": heads, "rows": cells} if cells else None
+
+
+_BOUNDED = {
+    "teacher_high_entropy": "teacher's tokens at or above τ",
+    "student_high_entropy": "student's tokens at or above τ",
+    "retention": "of the teacher's, still at or above τ in the student",
+}
+
+
+def _bounds(run: dict[str, Any]) -> dict[str, Any] | None:
+    """What the likeliest tokens prove: the truth lies between two numbers, whatever the others were."""
+    rows: list[dict[str, Any]] = []
+    grid: list[float] = []
+    for where, found in (run.get("bounds") or {}).items():
+        for base, label in _BOUNDED.items():
+            grid = found[base]["grid"]
+            ends = [[_cell({**found[base][end], "unit": found["unit"]}, j) for j in range(len(grid))] for end in _ENDS]
+            counted = found[base].get("undecidable_tokens")
+            open_ = (
+                [f"{count(n)} of {count(found['tokens'])} undecided" for n in counted] if counted else [""] * len(grid)
+            )
+            cells = [{"low": low, "high": high, "open": text} for low, high, text in zip(*ends, open_, strict=True)]
+            rows.append({"label": label, "where": _WHERE[where], "cells": cells})
+    return {"name": name(run["label"]), "thresholds": [f"{tau:g}" for tau in grid], "rows": rows} if rows else None
 
 
 def _cell(family: dict[str, Any], place: int) -> Shown:

@@ -10,6 +10,7 @@ from odeval.lookup import band_of, judged_ks, pair_of, reference_pairs, scope_of
 from odeval.report import places, variety
 from odeval.report.metric_tables import entropy, metrics
 from odeval.report.numbers import Shown, at, count, fixed, grid, shown, spans, suffix
+from odeval.report.training import training
 from odeval.report.view import DRAWN, drawn, mark_of, name, parsed, percent, say, trust
 from odeval.visible import visible
 
@@ -34,6 +35,7 @@ def sections(comparison: dict[str, Any], verdict: dict[str, Any]) -> list[dict[s
         variety.coverage(comparison, verdict),
         variety.diversity(comparison, verdict),
         metrics(comparison, verdict),
+        training(comparison, verdict),
         rules(verdict),
         checks,
         reproduce(comparison, verdict),

@@ -1,0 +1,134 @@
+"""Running sums against the matrix of all prompts, and prompts that several parts share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from synthetic import draws, random_tokens, write_run, write_tokens
+
+from odeval.completions import load_completions
+from odeval.measure import measure
+from odeval.metrics import METRICS
+from odeval.metrics.classes import class_counts, prompt_blocks
+from odeval.metrics.tokens import last_parts, whole_prompts
+from odeval.moments import RunningRatio
+from odeval.parts import read_part, write_table
+from odeval.stats import estimate, linearise
+from odeval.types import PerPrompt
+
+GRID = (0.5, 1.0, 2.0)
+
+
+def sums(prompts: int, seed: int, constant: bool = False) -> PerPrompt:
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(0, 40, (prompts, 3)).astype(float)
+    share = np.full((prompts, 3), 1 / 3) if constant else generator.random((prompts, 3))
+    ids = np.array([f"p{i:03d}" for i in range(prompts)], dtype=object)
+    return PerPrompt(ids, weight * share, weight, GRID)
+
+
+def blocks(whole: PerPrompt, size: int) -> list[PerPrompt]:
+    cuts = [slice(start, start + size) for start in range(0, len(whole.prompt_ids), size)]
+    return [PerPrompt(whole.prompt_ids[c], whole.numerator[c], whole.denominator[c], GRID) for c in cuts]
+
+
+@pytest.mark.parametrize("size", [1, 7, 200])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_running_sums_give_what_the_matrix_gives(size: int, clustered: bool) -> None:
+    whole = sums(150, 0)
+    whole.numerator[3, 1] = np.nan  # a prompt that says nothing about one point
+    ids = list(whole.prompt_ids)
+    own = [i % 11 for i in range(150)] if clustered else None
+    running = RunningRatio(150, None if own is None else dict(zip(ids, own, strict=True)))
+    for block in blocks(whole, size):
+        running.add(block)
+    matrix = linearise(whole, ids, None if own is None else np.array(own))
+    found = running.result()
+    np.testing.assert_allclose(found.value, matrix.value, rtol=1e-12)
+    np.testing.assert_allclose(found.variance, np.diag(matrix.covariance()), rtol=1e-10)
+    assert found.n.tolist() == matrix.n.tolist()
+    assert found.degrees == matrix.degrees
+
+
+def test_what_never_varies_is_seen_as_such() -> None:
+    running = RunningRatio(150)
+    for block in blocks(sums(150, 1, constant=True), 10):
+        running.add(block)
+    assert all("no variation" in item.caution for item in estimate(running.result(), 0.95, (0, 1)))
+
+
+def test_one_prompt_alone_has_no_interval() -> None:
+    running = RunningRatio(1)
+    running.add(sums(1, 2))
+    assert all(np.isnan(item.low) for item in estimate(running.result()))
+
+
+def test_a_prompt_in_several_parts_is_counted_once(tmp_path: Path) -> None:
+    """Parts are cut again at every 5 rows, as an importer does: most prompts then stand in two of them."""
+    values, right = random_tokens(9, 4, 6, 3), draws(np.full(9, 0.5), 4, 0)
+    runs = [write_run(tmp_path / name, right) for name in ("whole", "divided")]
+    for run in runs:
+        write_tokens(run, "student", run, values)
+    folder = runs[1].tokens("student")
+    parts = runs[1].part_paths(folder)
+    table = pa.concat_tables([read_part(path) for path in parts])
+    for path in parts:
+        path.unlink()
+    for number, start in enumerate(range(0, table.num_rows, 5)):
+        write_table(folder / f"part-{number:05d}-00000.parquet", table.slice(start, 5), {})
+    last = last_parts(runs[1], "student")
+    assert len(runs[1].part_paths(folder)) == 8
+    assert sorted(last) == sorted({str(name) for name in table["prompt_id"].to_pylist()})
+    whole, divided = (measure(run, "run", 0.8) for run in runs)
+    for name in (name for name in whole.sums if METRICS[name.partition("@")[0]].table == "tokens"):
+        assert divided.sums[name].prompt_ids.tolist() == whole.sums[name].prompt_ids.tolist()
+        np.testing.assert_allclose(divided.sums[name].numerator, whole.sums[name].numerator, rtol=1e-12)
+    for name, curve in whole.families.items():
+        np.testing.assert_allclose(divided.families[name].value, curve.value, rtol=1e-12)
+        np.testing.assert_allclose(divided.families[name].variance, curve.variance, rtol=1e-9)
+        assert divided.families[name].n.tolist() == curve.n.tolist()
+
+
+def test_only_open_prompts_are_held() -> None:
+    first, second = sums(4, 0), sums(4, 1)
+    shared = PerPrompt(np.array(["p003", "q0", "q1", "q2"]), second.numerator, second.denominator, GRID)
+    last = dict.fromkeys([*first.prompt_ids[:3]], 0) | dict.fromkeys(shared.prompt_ids, 1)
+    passed = [dict(part) for part in whole_prompts([{"m": first}, {"m": shared}], last)]
+    assert [part["m"].prompt_ids.tolist() for part in passed] == [["p000", "p001", "p002"], ["p003", "q0", "q1", "q2"]]
+    np.testing.assert_allclose(passed[1]["m"].numerator[0], first.numerator[3] + second.numerator[0])
+
+
+def test_grades_in_another_order_find_their_completions(tmp_path: Path) -> None:
+    right = draws(np.full(6, 0.5), 5, 0)
+    run = write_run(tmp_path / "run", right, answers=[[f"a{s}" for s in range(5)] for _ in range(6)])
+    expected = load_completions(run)
+    table, rows = read_part(run.grades), np.random.default_rng(0).permutation(30)
+    write_table(run.grades, table.take(rows), {"samples": run.fingerprint(run.samples), "grader": "exact"})
+    found = load_completions(run)
+    for name in ("prompt_id", "sample_id", "correct", "answer", "digest", "seed"):
+        assert found[name].tolist() == expected[name].tolist(), name
+    assert found["correct"].tolist() == [float(x) for row in right for x in row]
+    assert isinstance(found["prompt_id"].dtype, pd.CategoricalDtype)
+
+
+def test_counting_by_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage and diversity count some prompts at a time; whole tables and plain texts come in one block."""
+    runs = []
+    for seed, name in enumerate(("left", "right")):
+        right = draws(np.full(40, 0.6), 8, seed)
+        answers = [[f"a{(3 * p + 5 * s + seed) % 7}" for s in range(8)] for p in range(40)]
+        runs.append(load_completions(write_run(tmp_path / name, right, answers=answers)))
+    blocks = list(prompt_blocks(*runs, rows=100))
+    assert len(blocks) > 5
+    for number, run in enumerate(runs):
+        pd.testing.assert_frame_equal(pd.concat([block[number] for block in blocks]), run)
+    assert all(set(left["prompt_id"]) == set(right["prompt_id"]) for left, right in blocks)
+    whole = class_counts(*(run.astype({"prompt_id": object}) for run in runs))
+    monkeypatch.setattr(prompt_blocks, "__kwdefaults__", {"rows": 100})
+    for found, expected in zip(class_counts(*runs), whole, strict=True):
+        for name in ("prompt_ids", "prompt", "name", "count", "n"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
