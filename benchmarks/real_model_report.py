@@ -9,6 +9,7 @@ from typing import Any
 from testbed_report import table
 
 from odeval.atomic import read_json, write_text
+from odeval.chance import CHECK
 from odeval.lookup import pair_of, run_of
 
 _TOKENS = (
@@ -63,21 +64,27 @@ def headline(results: Path) -> str:
     return str(data["verdict"])
 
 
-def verdict(comparison: dict[str, Any], arms: Sequence[str]) -> str:
-    """One sentence over the arms: does the common story hold here?"""
-    ks = comparison["settings"]["ks"]
-    pairs = [pair_of(comparison, arm, "baseline") for arm in arms]
-    moves = {pair["candidate"]: [sign(changed(pair, k)) for k in (ks[0], ks[-1])] for pair in pairs if pair}
-    reverse = moves["reverse_kl"]
-    story = {
-        ("up", "down"): "reverse KL gained pass@1 and lost the far end of the curve: the common story holds",
-        ("up", "up"): "reverse KL gained at both ends of the curve: the common story does not hold here",
-        ("up", "no clear change"): f"reverse KL gained pass@1 and no loss at k = {ks[-1]} is established",
-    }.get(tuple(reverse), f"reverse KL: pass@1 {reverse[0]}, pass@{ks[-1]} {reverse[1]}")
-    rest = ", ".join(
-        f"{arm} pass@1 {one}, pass@{ks[-1]} {many}" for arm, (one, many) in moves.items() if arm != "reverse_kl"
-    )
-    return f"{story}; {rest}"
+def verdict(comparison: dict[str, Any], arms: Sequence[str], against: Sequence[dict[str, Any]]) -> str:
+    """One sentence over the arms: who moved at either end of the curve, and who is told apart from reverse KL."""
+    ks, floor = comparison["settings"]["ks"], comparison["chance"]["value"]
+    pairs = [pair for arm in arms if (pair := pair_of(comparison, arm, "baseline"))]
+    parts = [
+        f"against the start {moved(pairs, ks[0])}, and {moved(pairs, ks[-1])}, where chance alone is {floor[-1]:.2f}"
+    ]
+    for pair in against:
+        for word, way in (("above", "up"), ("below", "down")):
+            if where := [str(k) for k in ks if sign(pair["at"][str(k)]) == way]:
+                parts.append(f"`{pair['candidate']}` is {word} `reverse_kl` at k = {', '.join(where)}")
+    if len(parts) == 1:
+        parts.append("no arm is told apart from `reverse_kl`")
+    return "; ".join(parts)
+
+
+def moved(pairs: Sequence[dict[str, Any]], k: int) -> str:
+    """Which arms a band tells from the start at k."""
+    found = {way: [f"`{p['candidate']}`" for p in pairs if sign(changed(p, k)) == way] for way in ("up", "down")}
+    told = [f"{', '.join(names)} clearly went {way}" for way, names in found.items() if names]
+    return f"at pass@{k} {' and '.join(told) or 'no arm clearly moved'}"
 
 
 def write(results: Path, folder: Path) -> Path:
@@ -96,6 +103,7 @@ def write(results: Path, folder: Path) -> Path:
         *weak(data["as_it_is"]),
         "## What the arms did",
         curves(comparison, ks),
+        *(row["detail"][0].upper() + row["detail"][1:] + "." for row in comparison["trust"] if row["check"] == CHECK),
         "Against the start, difference with the band that holds over all k and answers for other prompts:",
         differences(comparison, arms, "baseline", ks),
         *(told(pair, ks[0], ks[-1]) for arm in arms if (pair := pair_of(comparison, arm, "baseline"))),
