@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 
 .venv/.dev: .venv/.run
 	$(BIN)/python -m pip install -q --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --group dev -e '.[train,math,server,tasks]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --group dev -e '.[train,math,server,tasks,ray]'
 	touch $@
 
 install: .venv/.run

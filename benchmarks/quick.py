@@ -27,6 +27,7 @@ KEPT = {  # replaces the stored results
 }
 QUICK = {  # goes to results/quick/
     "loss": ["--quick"],
+    "executor": ["--rounds", "1", "-n", "64"],
     "scoring": ["--rounds", "1"],
     "training": ["--steps", "4", "--rounds", "1"],
     "scale": ["--prompts", "1000,2000,4000"],

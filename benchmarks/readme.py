@@ -148,6 +148,43 @@ def scale() -> str:
     return "\n".join(lines)
 
 
+def machines() -> str:
+    """What 10,000 prompts × 256 samples on 8 GPUs are: cut by the sampling stage's rule, counted by odkd's ledger."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    from odeval.sampling import prompts_per_part
+    from odeval.types import SamplingParams
+    from odkd.ledger import shape_of
+
+    prompts, samples, asked, drawn, gpus, rate = 10_000, 256, 200, 500, 8, 1e14
+    with torch.device("meta"):  # Qwen2.5-7B by its config.json; no weight is made
+        config = Qwen2Config(
+            vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+            num_key_value_heads=4, tie_word_embeddings=False,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_config(config)
+    shape, run = shape_of(model), (prompts, samples, asked, drawn)
+    block = prompts_per_part(SamplingParams(n=samples, max_tokens=512), parallel=256)
+    scale = newest("scale")["runs"][-1]
+    size = scale["files_mb"] * 2**20 / scale["scored_tokens"]
+    tokens = prompts * samples * drawn / 1e9
+    sampled, scored = shape.sampling(*run), 4 * shape.scoring(*run)
+    parts = f"{-(-prompts // block):,} parts of {block} prompts"
+    work = f"{prompts * samples:,} completions, {tokens:.2f}·10⁹ tokens, {parts}"
+    both = (
+        f"two models on two runs, {2 * tokens:.2f}·10⁹ tokens, about {size * 2 * tokens:.0f} GB with both runs' samples"
+    )
+    lines = ["| stage | work | FLOPs | hours |", "|---|---|---|---|"]
+    for stage, told, flops in (
+        ("sample and grade, each model", work, sampled),
+        ("score, each student or baseline", both, scored),
+        ("audit of one student against teacher and baseline", "3 runs sampled, 2 scored", 3 * sampled + 2 * scored),
+    ):
+        lines.append(f"| {stage} | {told} | {flops:.1e} | {flops / (gpus * rate * 3600):.0f} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
     "calibration": calibration,
@@ -155,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "agreement": agreement,
     "loss": loss,
     "scale": scale,
+    "machines": machines,
 }
 
 

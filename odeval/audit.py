@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,9 +17,10 @@ from odeval.atomic import write_json, write_text
 from odeval.bounds import Levels
 from odeval.compare import CompareSettings, compare
 from odeval.config import GateConfig, load_yaml
-from odeval.engines import open_engine
+from odeval.engines import engine_crew, open_engine
 from odeval.engines.base import EngineOptions
 from odeval.errors import CannotJudge, OdevalError
+from odeval.executors import Executor
 from odeval.gate import as_json, judge
 from odeval.grading import grade
 from odeval.looks import spending
@@ -30,6 +33,9 @@ from odeval.tasks import load_task
 from odeval.tasks.base import Task
 from odeval.testbed import is_embedded
 from odeval.types import Judgement, SamplingParams
+
+if TYPE_CHECKING:
+    from odeval.engines.hf_model import HfModel
 
 _TOP_LOGPROBS = 20  # what a vLLM server allows unless told otherwise
 Stage = Callable[[str], AbstractContextManager[Advance]]  # opens a progress bar with this name
@@ -66,6 +72,9 @@ class AuditConfig(BaseModel):
     endpoint: Literal["completions", "chat"] = "completions"
     concurrency: int = 32
     key_variable: str = ""
+    executor: Literal["local", "ray"] = "local"
+    workers: int | None = Field(default=None, ge=1)
+    ray_address: str = ""
 
 
 def audit(
@@ -205,7 +214,8 @@ def _pilot(config: AuditConfig, runs: dict[Path, RunFolder], task: Task, params:
     for path, run in runs.items() if prompts else ():
         if not is_due(run):
             continue
-        asked = pilot(open_engine(config.engine, _options(config, path)), task, params, run, prompts)
+        with engine_crew(config.engine, _options(config, path), _executor(config)) as crew:
+            asked = pilot(crew, task, params, run, prompts)
         for line in lines_of(run.label, asked):
             tell(line, False)
         if doubt := warning(run.label, asked, params.max_tokens):
@@ -217,12 +227,16 @@ def _sample_all(
 ) -> None:
     if config.engine != "server":
         _check_vocabularies(list(runs))
+    on = _executor(config)
     for path, run in runs.items():
-        engine = open_engine(config.engine, _options(config, path))
-        with stage(f"sample {run.label}") as advance:
-            sample(engine, engine.ref(), task, params, run, advance)
-        with stage(f"grade {run.label}") as advance:
-            grade(run, task.grade, task.grader, advance)
+        with engine_crew(config.engine, _options(config, path), on) as crew, stage(f"sample {run.label}") as advance:
+            sample(crew, crew.ask(methodcaller("ref")), task, params, run, advance)
+        with on.crew(lambda: task.grade) as graders, stage(f"grade {run.label}") as advance:
+            grade(run, graders, task.grader, advance)
+
+
+def _executor(config: AuditConfig) -> Executor:
+    return Executor(config.executor, config.workers, config.ray_address)
 
 
 def _options(config: AuditConfig, model: Path) -> EngineOptions:
@@ -248,7 +262,8 @@ def _score_all(config: AuditConfig, runs: dict[Path, RunFolder], stage: Stage) -
         if path == config.teacher:
             continue
         if config.engine != "server":
-            score_pair(config.teacher, path, runs[config.teacher], run, config.device, stage)
+            models = config.teacher, path
+            score_pair(models, runs[config.teacher], run, config.device, stage, _executor(config))
             continue
         options = [_options(config, model) for model in (config.teacher, path)]
         bound_pair(config.engine, options[0], options[1], runs[config.teacher], run, _TOP_LOGPROBS, stage, needed=False)
@@ -281,11 +296,16 @@ def bound_pair(
 
 
 def score_pair(
-    teacher: Path, student: Path, teacher_run: RunFolder, student_run: RunFolder, device: str, stage: Stage
+    models: tuple[Path, Path], teacher_run: RunFolder, student_run: RunFolder, device: str, stage: Stage, on: Executor
 ) -> None:
-    """Load two models and score them on both runs."""
-    from odeval.engines.hf_model import HfModel
-    from odeval.scoring import score
+    """Load teacher and student and score them on both runs."""
+    from odeval.scoring import score_by
 
-    with stage(f"score {student_run.label}") as advance:
-        score(HfModel(teacher, device), HfModel(student, device), teacher_run, student_run, advance)
+    with stage(f"score {student_run.label}") as advance, on.crew(partial(_load, *models, device), device) as crew:
+        score_by(crew, teacher_run, student_run, advance)
+
+
+def _load(teacher: Path, student: Path, device: str) -> tuple[HfModel, HfModel]:
+    from odeval.engines.hf_model import HfModel
+
+    return HfModel(teacher, device), HfModel(student, device)

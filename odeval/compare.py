@@ -110,8 +110,8 @@ def compare(
         before, after = (folders[name] for name in names)
         row.update(_details(row["role"], reference, candidate, before, after, ks, settings))
     described_runs = [_run(role, item, ks, settings) for (role, _), item in zip(runs, measured, strict=True)]
-    chance = chance_of(measured, ks)
     _add_training(described_runs, training or {})
+    chance = chance_of(measured, ks)
     return {
         "schema": SCHEMA,
         "settings": {

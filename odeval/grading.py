@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from odeval.atomic import hash_files
 from odeval.errors import CannotJudge
+from odeval.executors import Alone, Crew
 from odeval.store import RunFolder, part_provenance, read_part, write_table
 from odeval.tasks.base import Grader
 from odeval.types import GRADES, Grade, Prompt
@@ -18,7 +20,11 @@ Advance = Callable[[int, int], None]
 
 
 def grade(
-    run: RunFolder, grader: Grader, name: str, advance: Advance = lambda done, total: None, force: bool = False
+    run: RunFolder,
+    grader: Grader | Crew[Grader],
+    name: str,
+    advance: Advance = lambda done, total: None,
+    force: bool = False,
 ) -> None:
     """Grade every completion of a run; equal completions of one prompt are graded once.
 
@@ -26,7 +32,7 @@ def grade(
 
     Args:
         run: A sampled run.
-        grader: (prompt, completion) -> Grade.
+        grader: (prompt, completion) -> Grade; or a crew that has one each.
         name: The grader's name, recorded with the grades.
         advance: Told (parts done, parts in all).
         force: Grade again even if the grades are up to date.
@@ -44,14 +50,15 @@ def grade(
     with run.lock():
         made_from = {**_made_from(run), "grader": name}
         prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-        tables = []
-        for number, path in enumerate(parts):
-            tables.append(_grade_part(path, prompts, grader))
-            advance(number + 1, len(parts))
-        write_table(run.grades, pa.concat_tables(tables), made_from)
+        crew = grader if isinstance(grader, Crew) else Alone(grader)
+        tables: dict[str, pa.Table] = {}
+        for part, table in crew.each(partial(_grade_part, prompts=prompts), {path.name: path for path in parts}):
+            tables[part] = table
+            advance(len(tables), len(parts))
+        write_table(run.grades, pa.concat_tables([tables[path.name] for path in parts]), made_from)
 
 
-def _grade_part(path: Path, prompts: Mapping[str, Prompt], grader: Grader) -> pa.Table:
+def _grade_part(grader: Grader, path: Path, *, prompts: Mapping[str, Prompt]) -> pa.Table:
     table = read_part(path, ["prompt_id", "sample_id", "completion", "finish_reason"])
     known: dict[tuple[str, str], Grade] = {}  # a prompt's samples stand in one part, or in a few after an extension
     grades = []

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 
 from odeval.engines.base import Engine
+from odeval.executors import Alone, Crew
 from odeval.sampling import sample
 from odeval.store import RunFolder
 from odeval.tasks.base import Task
@@ -36,12 +38,12 @@ def is_due(run: RunFolder) -> bool:
 
 
 def pilot(
-    engine: Engine, task: Task, params: SamplingParams, run: RunFolder, prompts: int = PROMPTS
+    engine: Engine | Crew[Engine], task: Task, params: SamplingParams, run: RunFolder, prompts: int = PROMPTS
 ) -> tuple[Answered, ...]:
     """Draw and grade one completion for each of the first prompts of a run.
 
     Args:
-        engine: Who answers.
+        engine: Who answers: one engine, or a crew that has one each.
         task: What is asked.
         params: Of the run.
         run: Keeps what is drawn, and is completed by `sample` with the same settings.
@@ -53,7 +55,8 @@ def pilot(
     Raises:
         OdevalError: As `sample`.
     """
-    sample(engine, engine.ref(), task, params, run, first=prompts)
+    crew = engine if isinstance(engine, Crew) else Alone(engine)
+    sample(crew, crew.ask(methodcaller("ref")), task, params, run, first=prompts)
     drawn = {
         row["prompt_id"]: row
         for table in run.iterate(run.samples, ["prompt_id", "completion", "finish_reason"])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from odeval.atomic import hash_files
 from odeval.engines.base import Asked, Engine
 from odeval.errors import OdevalError
+from odeval.executors import Alone, Crew
 from odeval.store import RunFolder, part_provenance, write_table
 from odeval.tasks.base import Task
 from odeval.types import SAMPLES, ModelRef, Prompt, SamplingParams
 
 Advance = Callable[[int, int], None]  # (done, total), for a progress bar
+Work = Sequence[tuple[str, Asked, Sequence[int]]]  # prompt_id, what is asked, sample ids wanted
 
 _PART_TOKENS = 2**17  # at most this many generated tokens, or one prompt's, are lost when a run is killed
 _PART_ROWS = 4096
@@ -49,7 +54,7 @@ def completion_seed(run_seed: int, model: str, prompt_id: str, sample_id: int) -
 
 
 def sample(
-    engine: Engine,
+    engine: Engine | Crew[Engine],
     model: ModelRef,
     task: Task,
     params: SamplingParams,
@@ -60,7 +65,7 @@ def sample(
     """Draw n completions for every prompt of a task into a run folder; what is there already is kept.
 
     Args:
-        engine: Who answers.
+        engine: Who answers: one engine, or a crew that has one each.
         model: Its weights, for provenance.
         task: The prompts.
         params: How completions are drawn; a larger n than before extends the run.
@@ -71,31 +76,57 @@ def sample(
     Raises:
         OdevalError: The folder holds another run, or cannot be written.
     """
+    crew = engine if isinstance(engine, Crew) else Alone(engine)
     with run.lock():
+        about, parallel = crew.ask(_about)
         described = {"name": task.name, "grader": task.grader}
-        meta = {"model": asdict(model), "task": described, "sampling": asdict(params), "engine": engine.describe()}
+        meta = {"model": asdict(model), "task": described, "sampling": asdict(params), "engine": about}
         made_from = {"model": asdict(model), "task": described, "sampling": {**asdict(params), "n": None}}
         run.check(meta, task.prompts)
         _check_parts(run, model, made_from)
-        rows = max(_PART_TOKENS // params.max_tokens, _ROUNDS * engine.parallel)
-        block = max(1, min(_PART_ROWS, rows) // params.n)
+        block = prompts_per_part(params, parallel)
         if run.part_paths(run.samples):
             block = run.meta().get("prompts_per_part", block)
         done = run.keys(run.samples)
         ids = [prompt.prompt_id for prompt in task.prompts]
         deep = [params.n] * len(ids) if first is None else [int(place < first) for place in range(len(ids))]
         wanted = [[s for s in range(deep[p]) if (ids[p], s) not in done] for p in range(len(ids))]
-        token_ids = _encode(engine, task.prompts, wanted, params)
+        token_ids = crew.ask(partial(_encode, prompts=task.prompts, wanted=wanted, params=params))
         run.open({**meta, "prompts_per_part": block}, task.prompts)
+        blocks: dict[str, Work] = {}
         for number, start in enumerate(range(0, len(ids), block)):
             chosen = [p for p in range(start, min(start + block, len(ids))) if wanted[p]]
             if chosen:
                 # A pilot's part has a name of its own, which the block's first part must not take.
                 begin = f"{min(wanted[p][0] for p in chosen):05d}" if first is None else "pilot"
-                work = [(ids[p], token_ids[p], wanted[p]) for p in chosen]
-                table = _sample_block(engine, model, work, params)
-                write_table(run.samples / f"part-{number:05d}-{begin}.parquet", table, made_from)
-            advance(min(start + block, len(ids)), len(ids))
+                blocks[f"part-{number:05d}-{begin}"] = [(ids[p], token_ids[p], wanted[p]) for p in chosen]
+        finished = len(ids) - sum(map(len, blocks.values()))
+        if finished:
+            advance(finished, len(ids))
+        opened = hash_files([run.path / "run.json"])
+        write = partial(_sample_part, model=model, params=params, run=run, opened=opened, made_from=made_from)
+        for name, _ in crew.each(write, {name: (name, work) for name, work in blocks.items()}):
+            finished += len(blocks[name])
+            advance(finished, len(ids))
+
+
+def prompts_per_part(params: SamplingParams, parallel: int) -> int:
+    """Prompts of one part, which is sampled, written and, by ray, sent to a worker as a whole.
+
+    Args:
+        params: n and max_tokens are read here.
+        parallel: Completions that the engine works on at once.
+
+    Example:
+        >>> prompts_per_part(SamplingParams(n=256, max_tokens=512), parallel=256)
+        8
+    """
+    rows = max(_PART_TOKENS // params.max_tokens, _ROUNDS * parallel)
+    return max(1, min(_PART_ROWS, rows) // params.n)
+
+
+def _about(engine: Engine) -> tuple[dict[str, Any], int]:
+    return engine.describe(), engine.parallel
 
 
 def _check_parts(run: RunFolder, model: ModelRef, made_from: dict[str, Any]) -> None:
@@ -128,12 +159,21 @@ def _encode(
     return token_ids
 
 
-def _sample_block(
-    engine: Engine,
-    model: ModelRef,
-    work: Sequence[tuple[str, Asked, Sequence[int]]],  # prompt_id, what is asked, sample ids wanted
-    params: SamplingParams,
-) -> pa.Table:
+def _sample_part(
+    engine: Engine, part: tuple[str, Work], *, model: ModelRef, params: SamplingParams, run: RunFolder, opened: str,
+    made_from: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Sample and write one part, on whatever machine this is."""
+    name, work = part
+    described = run.path / "run.json"
+    if not described.exists() or hash_files([described]) != opened:
+        raise OdevalError(
+            f"{run.path}: is another folder on {platform.node()}; Ray's machines must share its file system"
+        )
+    write_table(run.samples / f"{name}.parquet", _sample_block(engine, model, work, params), made_from)
+
+
+def _sample_block(engine: Engine, model: ModelRef, work: Work, params: SamplingParams) -> pa.Table:
     seeds = [[completion_seed(params.seed, model.identity, prompt_id, s) for s in ids] for prompt_id, _, ids in work]
     completions = engine.sample([prompt for _, prompt, _ in work], seeds, replace(params, n=1))
     rows = [

@@ -5,7 +5,8 @@ Letters: B sequences, T positions, N generated tokens of a batch, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +19,18 @@ from odeval.branching import Branching, branching
 from odeval.divergence import TokenScores
 from odeval.engines.hf_model import HfModel, check_same_vocabulary
 from odeval.errors import CannotJudge, OdevalError
+from odeval.executors import Alone, Crew
 from odeval.fused import score_logits
 from odeval.parts import is_from, read_part, write_table
 from odeval.pieces import write_pieces
 from odeval.schemas import BRANCH_COLUMNS, BRANCH_FLOOR, DROPPED, TOKEN_COLUMNS, TOKENS
 from odeval.store import RunFolder
-from odeval.types import TRAJECTORIES
+from odeval.types import TRAJECTORIES, ModelRef
 
 Advance = Callable[[int, int], None]
 Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
+Models = tuple[HfModel, HfModel]  # teacher, student
+Part = tuple[Path, Path, Path]  # of samples/, tokens/, dropped/
 
 _CHUNK_BYTES = 2**26  # of one model's float32 logits
 _MIN_CHUNK = 64  # positions; with fewer, reading the output matrix costs more than multiplying by it
@@ -85,41 +89,63 @@ def score(
         OdevalError: The vocabularies differ, a run is another model's, or a part is damaged.
         CannotJudge: A run has no samples, or samples without token ids or with ids the models do not know.
     """
-    check_same_vocabulary(teacher.vocabulary, student.vocabulary, f"{teacher.name} / {student.name}")
-    models = {"teacher": teacher.ref().fingerprint, "student": student.ref().fingerprint}
-    work: list[tuple[Path, Path, Path]] = []
-    for trajectory, run, model in zip(TRAJECTORIES, (teacher_run, student_run), (teacher, student), strict=True):
-        if trajectory not in trajectories:
-            continue
-        _check_origin(run, model, models[trajectory])
-        parts = run.part_paths(run.samples)
-        if not parts:
+    score_by(Alone((teacher, student)), teacher_run, student_run, advance, trajectories)
+
+
+def score_by(
+    crew: Crew[Models], teacher_run: RunFolder, student_run: RunFolder,
+    advance: Advance = lambda done, total: None, trajectories: Sequence[str] = TRAJECTORIES,
+) -> None:  # fmt: skip
+    """As `score`, by a crew whose every worker has both models."""
+    refs = crew.ask(_refs)
+    models = {"teacher": refs[0].fingerprint, "student": refs[1].fingerprint}
+    work: dict[str, Part] = {}
+    for trajectory, run, ref in zip(TRAJECTORIES, (teacher_run, student_run), refs, strict=True):
+        _check_origin(run, ref)
+        parts = run.part_paths(run.samples) if trajectory in trajectories else []
+        if not parts and trajectory in trajectories:
             raise CannotJudge(f"{run.path}: nothing to score (samples/ is empty); run `odeval sample` first")
         folders = student_run.tokens(trajectory), student_run.dropped(trajectory)
-        work += [(path, folders[0] / path.name, folders[1] / path.name) for path in parts]
+        work |= {f"{trajectory}/{p.name}": (p, folders[0] / p.name, folders[1] / p.name) for p in parts}
     with student_run.lock():
-        wanted = {target for _, *targets in work for target in targets}
+        wanted = {target for _, *targets in work.values() for target in targets}
         for folder in (f(trajectory) for trajectory in trajectories for f in (student_run.tokens, student_run.dropped)):
             for path in student_run.part_paths(folder):
                 if path not in wanted:
                     path.unlink()  # scores of samples that are no more
-        for number, (path, tokens, dropped) in enumerate(work):
-            made_from = {**models, "samples": hash_files([path]), "format": FORMAT}
-            if not (is_from(tokens, made_from) and is_from(dropped, made_from)):
-                tables = _score_part(teacher, student, path)
-                write_table(dropped, tables[1], made_from)
-                write_table(tokens, tables[0], made_from)
+        for number, _ in enumerate(crew.each(partial(_write_scores, made_by=models), work)):
             advance(number + 1, len(work))
-        write_pieces(student.tokenizer, student_run, [(path, dropped) for path, _, dropped in work])
+        crew.ask(partial(_write_pieces, run=student_run, work=[(path, dropped) for path, _, dropped in work.values()]))
 
 
-def _check_origin(run: RunFolder, model: HfModel, fingerprint: str) -> None:
+def _refs(models: Models) -> tuple[ModelRef, ModelRef]:
+    """Name both models; they must share a vocabulary."""
+    teacher, student = models
+    check_same_vocabulary(teacher.vocabulary, student.vocabulary, f"{teacher.name} / {student.name}")
+    return teacher.ref(), student.ref()
+
+
+def _write_scores(models: Models, part: Part, *, made_by: Mapping[str, str]) -> None:
+    """Score one part and write it, unless it is there."""
+    path, tokens, dropped = part
+    made_from = {**made_by, "samples": hash_files([path]), "format": FORMAT}
+    if not (is_from(tokens, made_from) and is_from(dropped, made_from)):
+        tables = _score_part(*models, path)
+        write_table(dropped, tables[1], made_from)
+        write_table(tokens, tables[0], made_from)
+
+
+def _write_pieces(models: Models, *, run: RunFolder, work: Sequence[tuple[Path, Path]]) -> None:
+    write_pieces(models[1].tokenizer, run, work)
+
+
+def _check_origin(run: RunFolder, ref: ModelRef) -> None:
     """A run of some other model is not the trajectory it is taken for."""
-    if (run.path / "run.json").exists() and fingerprint:
+    if (run.path / "run.json").exists() and ref.fingerprint:
         origin = run.meta().get("model", {})
-        if origin.get("fingerprint") not in (None, "", fingerprint):
+        if origin.get("fingerprint") not in (None, "", ref.fingerprint):
             raise OdevalError(
-                f"{run.path}: was sampled from {origin.get('path')}, whose files differ from those of {model.name} "
+                f"{run.path}: was sampled from {origin.get('path')}, whose files differ from those of {ref.path} "
                 "now; score with the model that answered, or sample again"
             )
 

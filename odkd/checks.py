@@ -35,6 +35,7 @@ def check(config: TrainConfig) -> None:
     if not config.phases:
         _check_objectives(config)
         _check_data(config)
+    _check_vllm(config)
     _check_probe(config)
 
 
@@ -69,6 +70,13 @@ def _check_data(config: TrainConfig) -> None:
         raise OdevalError(
             "teacher_mixed_alpha: its importance weights are known for temperature 1, top_p 1 and top_k 0 only"
         )
+
+
+def _check_vllm(config: TrainConfig) -> None:
+    if config.use_vllm and config.teacher_mixed_alpha:
+        raise OdevalError("use_vllm: vLLM cannot sample from a mixture; set teacher_mixed_alpha: 0, or use_vllm: false")
+    if config.vllm_gpu_memory_utilization is not None and not config.use_vllm:
+        raise OdevalError("vllm_gpu_memory_utilization: without use_vllm nothing reads it; leave it out")
 
 
 def _check_probe(config: TrainConfig) -> None:

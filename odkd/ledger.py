@@ -44,6 +44,28 @@ class Shape:
         """
         return 2 * self.body * tokens + 4 * self.attention * squares + 2 * self.head * predicted
 
+    def sampling(self, prompts: int, samples: int, asked: int, drawn: int) -> int:
+        """FLOPs of sampling a run whose prompts are read once and kept for all their samples.
+
+        Args:
+            prompts: Of the run.
+            samples: Of each prompt.
+            asked: Tokens of a prompt.
+            drawn: Tokens of a completion.
+
+        Example:
+            >>> Shape(body=7, head=0, attention=0).sampling(1, 10, 0, 101)  # the last token is not read
+            14000
+        """
+        rows, last = prompts * samples, asked + drawn - 1
+        cached = 2 * self.attention * (prompts * asked**2 + rows * (last**2 - asked**2))  # a token looks back only
+        return self.forward(prompts * asked + rows * (drawn - 1), 0, rows * drawn) + cached
+
+    def scoring(self, prompts: int, samples: int, asked: int, drawn: int) -> int:
+        """FLOPs of scoring a run, every completion behind its own copy of the prompt; arguments as in `sampling`."""
+        rows, width = prompts * samples, asked + drawn
+        return self.forward(rows * width, rows * width**2, rows * drawn)
+
 
 def shape_of(model: Any) -> Shape:
     """Read a causal LM's shape from its modules and configuration."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from odeval.engines.hf import HfEngine
+from odeval.engines.hf_model import HfModel
 from odeval.errors import OdevalError, unknown
 from odeval.sampling import completion_seed
 from odeval.tasks import jsonl
@@ -28,6 +29,7 @@ from odkd.mixed import MixedModel
 from odkd.ranks import Ranks
 
 Source = Literal["student", "teacher", "mixed", "corpus"]
+_MEMORY = 0.3  # of a GPU, for vLLM beside the trainer; TRL's default
 _COIN, _ORDER = 0, 1  # first key of the random streams, so that they share nothing
 
 
@@ -73,7 +75,7 @@ class Rollouts:
         ranks: Ranks | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        self._engines = {"student": student, "teacher": teacher}
+        self._engines: dict[str, Any] = {"student": student, "teacher": teacher}
         self._prompts, self._config = prompts, config
         self._ranks, self._ledger = ranks or Ranks(), ledger or Ledger()
         self._token_ids = [student.encode(prompt) for prompt in prompts]
@@ -154,19 +156,37 @@ class Rollouts:
     def _sample(self, who: Source, chosen: Sequence[int], seeds: Sequence[int], now: TrainConfig) -> list[Completion]:
         if not chosen:
             return []
-        engine = f"mixed {now.teacher_mixed_alpha}" if who == "mixed" else who
-        if engine not in self._engines:
-            student, teacher = (self._engines[name].model for name in ("student", "teacher"))
-            self._engines[engine] = HfEngine(MixedModel(student, teacher, now.teacher_mixed_alpha))
+        sampler = self._sampler(who, now)
         params = SamplingParams(
             n=1, temperature=now.temperature, top_p=now.top_p, top_k=now.top_k, max_tokens=now.max_completion_length
         )
-        answers = self._engines[engine].sample([self._token_ids[p] for p in chosen], [[s] for s in seeds], params)
+        answers = sampler.sample([self._token_ids[p] for p in chosen], [[s] for s in seeds], params)
         found = [row[0] for row in answers]
         lengths = [len(one.token_ids) for one in found]
         self._ledger.sampled(who, [len(self._token_ids[p]) for p in chosen], lengths)
         self._ledger.cut += sum(one.finish_reason == "length" for one in found)
         return found
+
+    def _sampler(self, who: Source, now: TrainConfig) -> Any:
+        """Who samples: the embedded engine, or for the student's own completions perhaps vLLM."""
+        name: str = "vllm" if who == "student" and now.use_vllm else who
+        if who == "mixed":
+            name = f"mixed {now.teacher_mixed_alpha}"
+        if name not in self._engines:
+            student, teacher = (self._engines[one].model for one in ("student", "teacher"))
+            if who == "mixed":
+                self._engines[name] = HfEngine(MixedModel(student, teacher, now.teacher_mixed_alpha))
+            else:
+                self._engines[name] = self._open_vllm(student, now)
+        return self._engines[name]
+
+    def _open_vllm(self, student: HfModel, now: TrainConfig) -> Any:
+        from odkd.vllm_rollout import SyncedVllm
+
+        if self._ranks.size > 1:
+            raise OdevalError(f"use_vllm: {self._ranks.size} processes would start one vLLM each; launch one, or none")
+        memory = now.vllm_gpu_memory_utilization or _MEMORY
+        return SyncedVllm(now.model_name_or_path, student, self._token_ids, memory)
 
     def state(self) -> list[Any]:
         """The teacher's completions so far, for a checkpoint."""

@@ -86,6 +86,10 @@ class TrainConfig(BaseModel):
         1.0, gt=0, le=1, description="Of the rollouts; below 1 the tail that one wants to keep is never sampled."
     )
     top_k: int = Field(0, ge=0, description="Of the rollouts; 0 keeps every token.")
+    use_vllm: bool = Field(False, description="The student's completions through vLLM, in this process.")
+    vllm_gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="use_vllm: share of a GPU's memory that vLLM takes; 0.3 by default."
+    )
     max_completion_length: int = Field(256, ge=1, description="Tokens; a longer rollout is cut, without an end.")
 
     # How the weights move

@@ -34,8 +34,8 @@ _HARMLESS = """
     resume_from_checkpoint run_name save_on_each_node save_only_model save_strategy save_total_limit
     skip_memory_metrics teacher_model_revision tf32 torch_compile torch_compile_backend torch_compile_mode
     torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id train_sampling_strategy
-    truncation_mode trust_remote_code use_bnb_nested_quant use_cache use_liger_kernel use_vllm
-    vllm_enable_sleep_mode vllm_gpu_memory_utilization vllm_group_port vllm_max_model_length vllm_mode
+    truncation_mode trust_remote_code use_bnb_nested_quant use_cache use_liger_kernel
+    vllm_enable_sleep_mode vllm_group_port vllm_max_model_length vllm_mode
     vllm_model_impl vllm_server_base_url vllm_server_host vllm_server_port vllm_server_timeout
     vllm_tensor_parallel_size
 """

@@ -60,6 +60,8 @@ attn_implementation: sdpa
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
+        ({"use_vllm": True, "teacher_mixed_alpha": 0.2}, "use_vllm: vLLM cannot sample from a mixture; set teacher"),
+        ({"vllm_gpu_memory_utilization": 0.5}, "vllm_gpu_memory_utilization: without use_vllm nothing reads it"),
         ({"objective": "reverse-kl"}, "objective 'reverse-kl': expected one of adaptive_kl, blend, "),
         ({"learningrate": 1}, "unknown setting 'learningrate': expected one of adam_beta1, "),
         ({"learning_rate": "fast"}, "learning_rate 'fast': Input should be a valid number"),
@@ -120,7 +122,7 @@ def test_a_trl_file_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "trl.yaml").write_text(TRL_FILE)
     assert main(["train", "--config", str(tmp_path / "trl.yaml"), "--print-config"]) == 0
     shown = capsys.readouterr()
-    idle = "optim, logging_steps, log_completions, save_strategy, eval_strategy, use_vllm, vllm_mode, push_to_hub, "
+    idle = "optim, logging_steps, log_completions, save_strategy, eval_strategy, vllm_mode, push_to_hub, "
     assert shown.err.splitlines() == [
         f"note: {idle}attn_implementation: accepted, without effect here",
         "note: beta 1.0 without an objective: taken as TRL means it, objective jsd, which is reverse KL",
@@ -136,6 +138,7 @@ def test_a_trl_file_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         assert line in shown.out
     assert "lmbda: 1.0  # default\n" in shown.out
+    assert "use_vllm: true" in shown.out
 
 
 def test_every_name_has_one_meaning() -> None:

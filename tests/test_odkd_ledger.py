@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,29 @@ def test_flops_of_a_pass_are_those_torch_counts() -> None:
     counted = shape_of(model).forward(4 * 40, 4 * 40**2, 4 * 40)
     assert counted == pytest.approx(forward.get_total_flops(), rel=0.01)
     assert 2 * counted == pytest.approx(backward.get_total_flops(), rel=0.06)
+
+
+def test_an_audit_is_the_sum_of_its_rows() -> None:
+    """Token by token: each multiplies every weight twice, and looks back at itself and what is before it."""
+    body, head, attention = 1000, 50, 7
+    prompts, samples, asked, drawn = 3, 4, 5, 6
+    own = {"sampling": 0.0, "scoring": 0.0}
+    for _ in range(prompts):
+        own["sampling"] += sum(2 * body + 4 * attention * (t + 0.5) for t in range(asked))
+        for _ in range(samples):
+            own["sampling"] += sum(2 * body + 4 * attention * (t + 0.5) for t in range(asked, asked + drawn - 1))
+            own["sampling"] += 2 * head * drawn
+            own["scoring"] += (asked + drawn) * (2 * body + 4 * attention * (asked + drawn)) + 2 * head * drawn
+    shape = Shape(body, head, attention)
+    assert shape.sampling(prompts, samples, asked, drawn) == own["sampling"]
+    assert shape.scoring(prompts, samples, asked, drawn) == own["scoring"]
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """What `accelerate launch -m odkd` needs."""
+    done = subprocess.run([sys.executable, "-m", "odkd", "objectives", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown objective 'nonsense'")
 
 
 def test_counts_by_hand() -> None:

@@ -46,17 +46,6 @@ def test_the_calibration_report_is_rendered_from_the_newest_results(tmp_path: Pa
     assert made.read_text() == (ROOT / "reports" / "calibration" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("study", "report"), [("real_model", real_model_report), ("forgetting", forgetting_report)])
-def test_a_study_on_sampled_runs_is_rendered_from_its_comparison(
-    tmp_path: Path, study: str, report: ModuleType
-) -> None:
-    kept = ROOT / "reports" / study
-    shutil.copytree(kept, tmp_path / study)
-    (tmp_path / study / "README.md").unlink()
-    made = report.write(report.newest(RESULTS), tmp_path / study)
-    assert made.read_text() == (kept / "README.md").read_text()
-
-
 def test_the_agreement_report_is_rendered_from_the_newest_results(tmp_path: Path) -> None:
     made = agreement_report.write(RESULTS, tmp_path / "README.md")
     assert made.read_text() == (ROOT / "reports" / "agreement" / "README.md").read_text()
@@ -94,6 +83,17 @@ def test_a_number_on_one_side_alone_is_no_small_difference() -> None:
     assert worst([1.0], [None], quantity) is None
     assert worst(["ValueError"], [1.0], quantity) is None
     assert worst([[1.0, float("nan")]], [[1.0, 2.0]], quantity) is None
+
+
+@pytest.mark.parametrize(("study", "report"), [("real_model", real_model_report), ("forgetting", forgetting_report)])
+def test_a_study_on_sampled_runs_is_rendered_from_its_comparison(
+    tmp_path: Path, study: str, report: ModuleType
+) -> None:
+    kept = ROOT / "reports" / study
+    shutil.copytree(kept, tmp_path / study)
+    (tmp_path / study / "README.md").unlink()
+    made = report.write(report.newest(RESULTS), tmp_path / study)
+    assert made.read_text() == (kept / "README.md").read_text()
 
 
 def test_the_index_is_rendered_from_the_newest_results() -> None:

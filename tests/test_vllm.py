@@ -30,6 +30,8 @@ from odeval.sampling import completion_seed
 from odeval.scoring_bounds import TopK
 from odeval.testbed import world
 from odeval.types import SamplingParams
+from odkd.config import make_config
+from odkd.train import train
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None,
@@ -105,6 +107,23 @@ def test_new_weights_reach_vllm_and_stale_ones_are_noticed(tied: bool, tmp_path:
     [[drawn], _] = engine.sample(asked, [[1 << 40], [2 << 40]], PARAMS)
     expected = Reference(model).logprobs(asked[0], [int(i) for i in drawn.token_ids])
     np.testing.assert_allclose(drawn.logprobs, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("more", [{}, {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0}])
+def test_odkd_rolls_out_through_vllm_with_the_weights_of_the_step(more: dict[str, Any], tmp_path: Path) -> None:
+    """The log compares each rollout's log-probabilities with those of the pass that trains on it: stale ones differ."""
+    path = save_lively(tmp_path / "student", tied=True)
+    settings = {
+        "recipe": "reverse_kl", "use_vllm": True, "model_name_or_path": str(path),
+        "teacher_model_name_or_path": str(save_lively(tmp_path / "teacher")), "dataset_name": "graph_paths",
+        "output_dir": str(tmp_path / "out"), "max_steps": 4, "learning_rate": 0.02, "device": "cpu",
+        "per_device_train_batch_size": 16, "max_completion_length": 8, "lr_scheduler_type": "constant",
+    }  # fmt: skip
+    train(make_config(settings | more))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == ["student"] * 4
+    assert max(row["rollout_largest_gap"] for row in rows) < 1e-4
+    assert abs(rows[0]["student_entropy"] - rows[3]["student_entropy"]) > 1e-3, "the weights moved"
 
 
 @pytest.fixture(scope="module")

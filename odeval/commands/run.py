@@ -11,8 +11,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from odeval.commands.options import parse_ks, parse_whole
+from odeval.errors import OdevalError
+from odeval.executors import Executor
 
 Samples = Annotated[int | None, Parameter(name=["-n", "--n"])]
+On = Annotated[Executor, Parameter(name="*")]  # its fields are flags
+_HERE = Executor()
 
 
 def demo(
@@ -55,7 +59,8 @@ def audit(
     pilot: int | None = None,
     device: str | None = None, engine: str | None = None, base_url: list[str] | None = None,
     endpoint: Literal["completions", "chat"] | None = None, concurrency: int | None = None,
-    key_variable: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
+    key_variable: str | None = None, executor: Literal["local", "ray"] | None = None, workers: int | None = None,
+    ray_address: str | None = None, config: Path | None = None, print_config: bool = False, strict: bool = False,
     json: bool = False, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Sample, grade, score, compare, gate and report, in one resumable run.
@@ -87,6 +92,9 @@ def audit(
         endpoint: For server: completions or chat.
         concurrency: For server: requests in flight (32).
         key_variable: For server: environment variable that holds its key.
+        executor: local, or ray to spread the parts of every stage over Ray's workers; the files are the same.
+        workers: For ray: how many; by default one a GPU, or without GPUs one for every OMP_NUM_THREADS cores.
+        ray_address: For ray: of a running cluster, else RAY_ADDRESS, else Ray is started on this machine.
         config: YAML file with any of these settings.
         print_config: Print the resolved settings and where each came from, and stop.
         strict: Exit 3 when the verdict is inconclusive.
@@ -104,7 +112,7 @@ def audit(
         "looks": None if looks is None else parse_whole(looks, "--looks"), "confirm": confirm, "pilot": pilot,
         "device": device,
         "engine": engine, "base_url": base_url, "endpoint": endpoint, "concurrency": concurrency,
-        "key_variable": key_variable,
+        "key_variable": key_variable, "executor": executor, "workers": workers, "ray_address": ray_address,
     }  # fmt: skip
     resolved, sources = resolve(AuditConfig, flags, config, os.environ)
     if print_config:
@@ -120,7 +128,7 @@ def sample(
     temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, max_tokens: int | None = None, seed: int = 0,
     engine: str = "hf", device: str = "auto", base_url: list[str] | None = None,
     endpoint: Literal["completions", "chat"] = "completions", concurrency: int = 32, timeout: float = 600,
-    retries: int = 6, key_variable: str = "", quiet: bool = False,
+    retries: int = 6, key_variable: str = "", on: On = _HERE, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Draw n completions per prompt into a run folder; a larger n extends the run.
 
@@ -144,9 +152,12 @@ def sample(
         timeout: For server: seconds for one request.
         retries: For server: how often a request is tried again.
         key_variable: For server: environment variable that holds its key.
+        on: Where parts are sampled.
         quiet: No progress.
     """
-    from odeval.engines import open_engine
+    from operator import methodcaller
+
+    from odeval.engines import engine_crew
     from odeval.engines.base import EngineOptions
     from odeval.sampling import sample
     from odeval.store import RunFolder
@@ -158,24 +169,24 @@ def sample(
     from odeval.terminal import stages
 
     urls = tuple(base_url or ())
-    opened = open_engine(
-        engine, EngineOptions(model, device, urls, endpoint, concurrency, timeout, retries, key_variable)
-    )
-    if limits := opened.limits():
-        print(f"odeval: {limits}", file=sys.stderr)
-    with stages(quiet) as stage, stage(f"sample {out.name}") as advance:
-        sample(opened, opened.ref(), loaded, params, RunFolder(out), advance)
+    options = EngineOptions(model, device, urls, endpoint, concurrency, timeout, retries, key_variable)
+    with engine_crew(engine, options, on) as crew:
+        if limits := crew.ask(methodcaller("limits")):
+            print(f"odeval: {limits}", file=sys.stderr)
+        with stages(quiet) as stage, stage(f"sample {out.name}") as advance:
+            sample(crew, crew.ask(methodcaller("ref")), loaded, params, RunFolder(out), advance)
     print(out)
     return 0
 
 
-def grade(run: Path, /, *, grader: str | None = None, force: bool = False, quiet: bool = False) -> int:
+def grade(run: Path, /, *, grader: str | None = None, force: bool = False, on: On = _HERE, quiet: bool = False) -> int:
     """Grade a run's completions. Never samples.
 
     Args:
         run: A run folder.
         grader: Use this grader instead of the recorded one.
         force: Grade again even if the grades are up to date.
+        on: Where parts are graded.
         quiet: No progress.
     """
     from odeval.grading import grade, summary
@@ -185,8 +196,8 @@ def grade(run: Path, /, *, grader: str | None = None, force: bool = False, quiet
 
     folder = RunFolder(run)
     name, function = grader_of(folder.meta()["task"], grader)
-    with stages(quiet) as stage, stage(f"grade {folder.label}") as advance:
-        grade(folder, function, name, advance, force)
+    with on.crew(lambda: function) as crew, stages(quiet) as stage, stage(f"grade {folder.label}") as advance:
+        grade(folder, crew, name, advance, force)
     print(summary(folder))
     return 0
 
@@ -195,7 +206,7 @@ def score(
     run: Path, /, *, teacher_run: Path, student: str | None = None, teacher: str | None = None, device: str = "auto",
     engine: str = "hf", base_url: list[str] | None = None, teacher_base_url: list[str] | None = None,
     top_logprobs: int = 20, vocab_size: int | None = None, concurrency: int = 32, timeout: float = 600,
-    retries: int = 6, key_variable: str = "", quiet: bool = False,
+    retries: int = 6, key_variable: str = "", on: On = _HERE, quiet: bool = False,
 ) -> int:  # fmt: skip
     """Score teacher and student at every token of both runs, into the student's run folder.
 
@@ -217,6 +228,7 @@ def score(
         timeout: For server: seconds for one request.
         retries: For server: how often a request is tried again.
         key_variable: For server: environment variable that holds its key.
+        on: Where parts are scored, by the engine hf.
         quiet: No progress.
     """
     from odeval.audit import bound_pair, score_pair
@@ -228,7 +240,9 @@ def score(
     models = [given or str(folder.meta()["model"]["path"]) for given, folder in ((teacher, other), (student, own))]
     with stages(quiet) as stage:
         if engine == "hf":
-            score_pair(Path(models[0]), Path(models[1]), other, own, device, stage)
+            score_pair((Path(models[0]), Path(models[1])), other, own, device, stage, on)
+        elif on.executor != "local":
+            raise OdevalError(f"--executor {on.executor}: is for the engine hf; '{engine}' is asked from here alone")
         else:
             urls = tuple(base_url or ())
             places = [tuple(teacher_base_url or urls), urls]

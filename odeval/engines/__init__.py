@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from odeval.engines.base import Engine, EngineOptions
 from odeval.errors import OdevalError, unknown
+from odeval.executors import Crew, Executor
 
 
 def _hf(options: EngineOptions) -> Engine:
@@ -42,3 +45,16 @@ def open_engine(name: str, options: EngineOptions) -> Engine:
     if name not in ENGINES:
         raise OdevalError(unknown("engine", name, ENGINES))
     return ENGINES[name](options)
+
+
+def engine_crew(name: str, options: EngineOptions, on: Executor) -> AbstractContextManager[Crew[Engine]]:
+    """Open an engine in every worker of an executor.
+
+    Raises:
+        OdevalError: As `open_engine`; or a server's many requests are to be sent from many machines.
+    """
+    if name == "server" and on.executor != "local":
+        raise OdevalError(
+            f"--executor {on.executor}: the engine 'server' only waits for its servers; name them all by --base-url"
+        )
+    return on.crew(partial(open_engine, name, options), options.device)

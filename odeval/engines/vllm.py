@@ -38,12 +38,13 @@ class VllmEngine:
     Args:
         model: A folder in Hugging Face format.
         device: cpu, cuda or auto: what vLLM was built for; another one is refused.
+        memory: Share of a GPU's memory to take; vLLM's own default where None.
 
     Raises:
         OdevalError: vLLM is not installed, was built for another device, or cannot load the model.
     """
 
-    def __init__(self, model: str | Path, device: str = "auto") -> None:
+    def __init__(self, model: str | Path, device: str = "auto", memory: float | None = None) -> None:
         self.text = _Tokens(model)
         for name, value in {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}.items():
             os.environ.setdefault(name, value)
@@ -63,6 +64,8 @@ class VllmEngine:
         if device not in ("auto", self.device):
             raise OdevalError(f"device '{device}': this vLLM runs on {self.device}; use --device auto")
         own: dict[str, Any] = {"dtype": "float32", "enforce_eager": True} if self.device == "cpu" else {}
+        if memory is not None and self.device != "cpu":
+            own["gpu_memory_utilization"] = memory
         try:
             self._llm = vllm.LLM(
                 model=str(self.text.folder), generation_config="vllm", logprobs_mode="raw_logprobs",

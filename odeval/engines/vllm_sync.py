@@ -57,12 +57,18 @@ def load(llm: Any, model: HfModel) -> None:
 
 
 def _weights(model: HfModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor once: of tied ones the first, which is the embedding."""
+    """Every tensor once, adapters merged in: of tied ones the first, which is the embedding."""
+    adapted = {name: module for name, module in model.model.named_modules() if hasattr(module, "get_delta_weight")}
     seen: set[int] = set()
     for name, value in model.model.state_dict().items():
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            yield name, value
+        if ".lora_" in name or value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        layer, found, rest = name.partition(".base_layer.")
+        if found and rest == "weight" and layer in adapted:
+            module: Any = adapted[layer]
+            value = value + sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
+        yield f"{layer}.{rest}" if found else name, value
 
 
 def check(engine: Any, model: HfModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
