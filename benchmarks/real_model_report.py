@@ -12,11 +12,7 @@ from odeval.atomic import read_json, write_text
 from odeval.chance import CHECK
 from odeval.lookup import pair_of, run_of
 
-_TOKENS = (
-    ("retention@teacher", "branch points kept"),
-    ("dropped_branches@teacher", "branches dropped"),
-    ("distinct_correct", "distinct right answers"),
-)
+_TOKENS = ("retention@teacher", "dropped_branches@teacher", "distinct_correct")
 
 
 def newest(folder: Path) -> Path:
@@ -186,11 +182,13 @@ def tokens(comparison: dict[str, Any], arms: Sequence[str]) -> str:
     rows = []
     for arm in arms:
         found = run_of(comparison, arm)["metrics"]
-        items = [found.get(name) for name, _ in _TOKENS]
+        items = [found.get(name) for name in _TOKENS]
         rows.append(
             [f"`{arm}`", *(span(one["value"], one["low"], one["high"]) if one else "not scored" for one in items)]
         )
-    return table(["arm", *(label for _, label in _TOKENS)], rows)
+    known = {name: one for run in comparison["runs"] for name, one in run["metrics"].items()}
+    head = [f"{known[name]['label']} ({known[name]['unit']})" if name in known else name for name in _TOKENS]
+    return table(["arm", *head], rows)
 
 
 def ledger(ledgers: dict[str, dict[str, Any]]) -> str:
