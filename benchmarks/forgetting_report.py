@@ -70,6 +70,9 @@ def write(results: Path, folder: Path) -> Path:
         "## What it does not say",
         "Tiny models, one world, two sets that share vocabulary and format; recovery sees the old set's prompts. The "
         "page of each set: [old](old/report.html), [new](new/report.html).",
+        "Student and fine-tuning rate are those of the third try. In the first (another student, a lower rate) the old "
+        "set did not fall by half; in the second (a higher rate) the new set fell with it, and recovery "
+        "looked as here.",
     ]
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
     return folder / "README.md"

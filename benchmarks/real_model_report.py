@@ -9,13 +9,10 @@ from typing import Any
 from testbed_report import table
 
 from odeval.atomic import read_json, write_text
+from odeval.chance import CHECK
 from odeval.lookup import pair_of, run_of
 
-_TOKENS = (
-    ("retention@teacher", "branch points kept"),
-    ("dropped_branches@teacher", "branches dropped"),
-    ("distinct_correct", "distinct right answers"),
-)
+_TOKENS = ("retention@teacher", "dropped_branches@teacher", "distinct_correct")
 
 
 def newest(folder: Path) -> Path:
@@ -63,21 +60,27 @@ def headline(results: Path) -> str:
     return str(data["verdict"])
 
 
-def verdict(comparison: dict[str, Any], arms: Sequence[str]) -> str:
-    """One sentence over the arms: does the common story hold here?"""
-    ks = comparison["settings"]["ks"]
-    pairs = [pair_of(comparison, arm, "baseline") for arm in arms]
-    moves = {pair["candidate"]: [sign(changed(pair, k)) for k in (ks[0], ks[-1])] for pair in pairs if pair}
-    reverse = moves["reverse_kl"]
-    story = {
-        ("up", "down"): "reverse KL gained pass@1 and lost the far end of the curve: the common story holds",
-        ("up", "up"): "reverse KL gained at both ends of the curve: the common story does not hold here",
-        ("up", "no clear change"): f"reverse KL gained pass@1 and no loss at k = {ks[-1]} is established",
-    }.get(tuple(reverse), f"reverse KL: pass@1 {reverse[0]}, pass@{ks[-1]} {reverse[1]}")
-    rest = ", ".join(
-        f"{arm} pass@1 {one}, pass@{ks[-1]} {many}" for arm, (one, many) in moves.items() if arm != "reverse_kl"
-    )
-    return f"{story}; {rest}"
+def verdict(comparison: dict[str, Any], arms: Sequence[str], against: Sequence[dict[str, Any]]) -> str:
+    """One sentence over the arms: who moved at either end of the curve, and who is told apart from reverse KL."""
+    ks, floor = comparison["settings"]["ks"], comparison["chance"]["value"]
+    pairs = [pair for arm in arms if (pair := pair_of(comparison, arm, "baseline"))]
+    parts = [
+        f"against the start {moved(pairs, ks[0])}, and {moved(pairs, ks[-1])}, where chance alone is {floor[-1]:.2f}"
+    ]
+    for pair in against:
+        for word, way in (("above", "up"), ("below", "down")):
+            if where := [str(k) for k in ks if sign(pair["at"][str(k)]) == way]:
+                parts.append(f"`{pair['candidate']}` is {word} `reverse_kl` at k = {', '.join(where)}")
+    if len(parts) == 1:
+        parts.append("no arm is told apart from `reverse_kl`")
+    return "; ".join(parts)
+
+
+def moved(pairs: Sequence[dict[str, Any]], k: int) -> str:
+    """Which arms a band tells from the start at k."""
+    found = {way: [f"`{p['candidate']}`" for p in pairs if sign(changed(p, k)) == way] for way in ("up", "down")}
+    told = [f"{', '.join(names)} clearly went {way}" for way, names in found.items() if names]
+    return f"at pass@{k} {' and '.join(told) or 'no arm clearly moved'}"
 
 
 def write(results: Path, folder: Path) -> Path:
@@ -96,6 +99,7 @@ def write(results: Path, folder: Path) -> Path:
         *weak(data["as_it_is"]),
         "## What the arms did",
         curves(comparison, ks),
+        *(row["detail"][0].upper() + row["detail"][1:] + "." for row in comparison["trust"] if row["check"] == CHECK),
         "Against the start, difference with the band that holds over all k and answers for other prompts:",
         differences(comparison, arms, "baseline", ks),
         *(told(pair, ks[0], ks[-1]) for arm in arms if (pair := pair_of(comparison, arm, "baseline"))),
@@ -178,11 +182,13 @@ def tokens(comparison: dict[str, Any], arms: Sequence[str]) -> str:
     rows = []
     for arm in arms:
         found = run_of(comparison, arm)["metrics"]
-        items = [found.get(name) for name, _ in _TOKENS]
+        items = [found.get(name) for name in _TOKENS]
         rows.append(
             [f"`{arm}`", *(span(one["value"], one["low"], one["high"]) if one else "not scored" for one in items)]
         )
-    return table(["arm", *(label for _, label in _TOKENS)], rows)
+    known = {name: one for run in comparison["runs"] for name, one in run["metrics"].items()}
+    head = [f"{known[name]['label']} ({known[name]['unit']})" if name in known else name for name in _TOKENS]
+    return table(["arm", *head], rows)
 
 
 def ledger(ledgers: dict[str, dict[str, Any]]) -> str:
@@ -203,7 +209,10 @@ def total(value: Any) -> float:
 def limits(data: dict[str, Any]) -> list[str]:
     return [
         "One model family, one task, one training seed, one learning rate for all arms, and a budget that a laptop has "
-        "in an hour: arms that look alike may part with more updates. Arms were not tuned, and no arm was left out.",
+        "in an hour: arms that look alike may part with more updates. Arms were not tuned, and no arm was left out. "
+        "The start is not the first one tried: with more layers dropped it fell to chance in a look at a few prompts, "
+        "and was given up before any arm was audited. The number of updates was cut to the time at hand, before any "
+        "audit too.",
         f"Machine: {data['hardware']}, one thread. Versions: "
         + ", ".join(f"{name} {version}" for name, version in data["provenance"]["versions"].items())
         + ".",

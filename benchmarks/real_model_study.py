@@ -51,7 +51,8 @@ from odkd.config import make_config
 from odkd.train import train
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports" / "real_model"
-FIGURES = ("passk", "objectives", "tradeoff", "entropy", "retention", "branches", "tokens", "coverage", "diversity")
+FIGURES = ("passk", "objectives", "tradeoff", "coverage", "diversity")
+FIGURES_OF_SCORES = ("retention", "branches", "tokens")
 RUNS = Path("runs/real_model")
 MODEL = Path("models") / real_models.TEACHER
 TRAIN, HELDOUT, TEACHING = 3000, 300, 3000
@@ -175,10 +176,15 @@ def finish(runs: dict[str, RunFolder], raw: RunFolder) -> None:
     write_json(REPORTS / "comparison.json", comparison)
     write_json(REPORTS / "verdict.json", judged)
     write_report(comparison, judged, REPORTS)
-    for kind in FIGURES:
+    told = any("retention@teacher" in run["metrics"] for run in comparison["runs"])
+    for kind in (*FIGURES, *(FIGURES_OF_SCORES if told else ())):
         save(kind, comparison, REPORTS / f"{kind}.svg")
     reverse = compare(arms[1:], baseline=arms[0])
     example = load_task(str(RUNS / "data" / "heldout.jsonl"), "reasoning_gym", 1).prompts[0]
+    against = [
+        {"candidate": pair["candidate"], "at": {str(k): changed(pair, k) for k in comparison["settings"]["ks"]}}
+        for pair in reverse["pairs"]
+    ]
     result = {
         "hardware": hardware(),
         "setting": {
@@ -186,12 +192,9 @@ def finish(runs: dict[str, RunFolder], raw: RunFolder) -> None:
             "teacher": TEACHER, "warm_up": WARM_UP, "arm": ARM, "arms": ARMS, "batch": SHARED[BATCH], "seed": SEED,
             "example": example.text, "solutions": solutions_each(), "prompts": PROMPTS, "samples": SAMPLES,
         },
-        "verdict": verdict(comparison, list(ARMS)),
+        "verdict": verdict(comparison, list(ARMS), against),
         "as_it_is": {"shots": SHOTS, **alone(raw, comparison["settings"]["ks"])},
-        "against_reverse": [
-            {"candidate": pair["candidate"], "at": {str(k): changed(pair, k) for k in comparison["settings"]["ks"]}}
-            for pair in reverse["pairs"]
-        ],
+        "against_reverse": against,
         "ledgers": {
             name: read_json(RUNS / folder / "training.json")["ledger"]
             for name, folder in {"teacher": "teacher", "start": "warm_start", **{a: f"arms/{a}" for a in ARMS}}.items()

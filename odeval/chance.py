@@ -13,6 +13,7 @@ from odeval.pairing import plain
 from odeval.trust import Trust
 
 QUESTION = "what would guessing from the task's answer space score?"
+CHECK = "Better than guessing"
 METHOD = "1 - (1 - p)^k, p the chance that one guess is right, averaged over prompts"
 
 
@@ -77,7 +78,7 @@ def check_chance(found: dict[str, Any] | None, runs: Sequence[dict[str, Any]]) -
     """
     if found is None:
         return []
-    name, told = "Better than guessing", []
+    told = []
     for run in runs:
         curve = run["pass_at_k"]
         rows = zip(found["k"], found["value"], curve["value"], curve["low"], strict=True)
@@ -90,8 +91,8 @@ def check_chance(found: dict[str, Any] | None, runs: Sequence[dict[str, Any]]) -
                 f"{run['label']} is not clearly above chance at k = {ks}: pass@{k} {value:.3f}, chance {floor:.3f}"
             )
     if told:
-        return [Trust(name, "warn", "; ".join(told))]
+        return [Trust(CHECK, "warn", "; ".join(told))]
     k, floor = found["k"][-1], found["value"][-1]
     return [
-        Trust(name, "ok", f"every run, at every k; chance alone is {found['value'][0]:.3f} at 1, {floor:.3f} at {k}")
+        Trust(CHECK, "ok", f"every run, at every k; chance alone is {found['value'][0]:.3f} at 1, {floor:.3f} at {k}")
     ]
