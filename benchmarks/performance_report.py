@@ -17,11 +17,11 @@ from odeval.atomic import read_json, write_text
 REPORT = RESULTS.parent.parent / "reports" / "performance" / "README.md"
 COMMANDS = {
     "sampling": "python benchmarks/sampling.py --rounds 3",
-    "loss": "peers/bin/python benchmarks/loss.py --rounds 3",
+    "loss": "peers/bin/python benchmarks/loss.py --rounds 5",
     "scoring": "python benchmarks/scoring.py",
     "training": "peers/bin/python benchmarks/training.py",
     "analysis": "python benchmarks/analysis.py --rounds 3",
-    "store": "python benchmarks/store.py",
+    "store": "python benchmarks/store.py --rounds 3",
     "scale": "python benchmarks/scale.py",
     "growth": "python benchmarks/growth.py",
 }  # peers: an environment with torch==2.13.0, trl==1.16.0, liger-kernel and this checkout
