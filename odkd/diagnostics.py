@@ -19,6 +19,7 @@ from odkd.ranks import Ranks
 TOP = 16  # tokens of each model whose masses and overlap are told
 Array = np.ndarray[Any, np.dtype[np.float64]]
 BINS = (0.1, 0.4, 0.8, 1.6)  # nats, edges of the bins of teacher entropy; the outer ones are open
+_EDGES = np.array(BINS)
 _MEANS = (
     "forward_kl", "reverse_kl", "student_entropy", "teacher_entropy", "student_high_entropy", "teacher_high_entropy",
     "both_high_entropy",
@@ -26,7 +27,7 @@ _MEANS = (
 _TOPS = ("compared", "student_mass_on_teacher_top", "teacher_mass_on_student_top", "top_overlap", "teacher_tail_mass")
 _MISMATCH = ("known", "log_ratio", "k3", "weight", "weight_squared")
 _BINNED = ("tokens", "forward_kl", "reverse_kl", "student_entropy")
-_EVERY = 8  # positions of a completion, of which one is sorted at a step; the next at the next
+_EVERY = 16  # tokens, of which about one is sorted at a step; others at the next; a power of two
 
 
 class Twins:
@@ -54,7 +55,7 @@ class Twins:
         teacher_logits: torch.Tensor,
         token_ids: torch.Tensor,
         rollout_logprob: torch.Tensor,
-        place: torch.Tensor,
+        turn: torch.Tensor,
         per_token: torch.Tensor,
     ) -> None:
         """Add some tokens.
@@ -64,25 +65,25 @@ class Twins:
             teacher_logits: [N, V].
             token_ids: [N], what was generated there.
             rollout_logprob: [N] of those under whatever sampled them; NaN where unknown.
-            place: [N], of the token in its completion, from 0.
+            turn: [N] int64, alike however the update is divided; 1 of 16 values has its turn at a step.
             per_token: [N], the loss.
         """
 
         def look(own: slice, probabilities: torch.Tensor) -> None:
-            self._compare(probabilities[self._compared(place[own])])
+            self._compare(probabilities[self._compared(turn[own])])
 
         scores = glance(student_logits, teacher_logits, token_ids, look)
         self.add_scores(scores, rollout_logprob, per_token)
 
     @torch.no_grad()
-    def look(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, place: torch.Tensor) -> None:
+    def look(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, turn: torch.Tensor) -> None:
         """Compare both models' likeliest tokens, while there are logits; with `add_scores` it is `add`."""
-        rows = self._compared(place)
+        rows = self._compared(turn)
         self._compare(torch.stack((student_logits[rows], teacher_logits[rows]), dim=1).float().softmax(-1))
 
-    def _compared(self, place: torch.Tensor) -> torch.Tensor:
-        """Sorting is dear, so an eighth of positions by turns."""
-        return (place % _EVERY == self.step % _EVERY).nonzero().squeeze(-1)
+    def _compared(self, turn: torch.Tensor) -> torch.Tensor:
+        """Sorting is dear, so a sixteenth of the tokens by turns, whatever the lengths of completions."""
+        return ((turn & (_EVERY - 1)) == self.step % _EVERY).nonzero().squeeze(-1)
 
     def _compare(self, probabilities: torch.Tensor) -> None:
         """Masses and overlap of both models' likeliest tokens, from [n, 2, V] of student and teacher."""
@@ -101,18 +102,18 @@ class Twins:
 
         On the processor, once: so many small sums each cost more to launch than to take.
         """
-        seen = torch.cat(self._seen, -1).cpu().double().numpy()
+        seen = torch.cat(self._seen, -1).cpu().numpy().astype(np.float64)
         _, student_logprob, entropy, student_entropy, forward, reverse, rollout_logprob, loss = seen
         sums = seen.sum(-1)
         gated = 0 if self.gate is None else np.count_nonzero(entropy >= self.gate)
         high = seen[3:1:-1] >= self.threshold  # of student, of teacher
-        where = np.digitize(entropy, BINS)
+        where = _EDGES.searchsorted(entropy, "right")
         bins = [np.bincount(where, values, len(BINS) + 1) for values in (None, forward, reverse, student_entropy)]
         mismatch, largest = _mismatch(student_logprob, rollout_logprob)
-        tops = torch.cat(self._tops, 1).cpu().double().numpy()
+        tops = torch.cat(self._tops, 1).cpu().numpy()
         parts = (
             [len(loss), sums[7], gated, *sums[[4, 5, 3, 2]], *high.sum(-1), (high[0] & high[1]).sum(), tops.shape[1]],
-            *(tops.sum(-1), mismatch, *bins),
+            *(tops.sum(-1, dtype=np.float64), mismatch, *bins),
         )
         return np.concatenate(parts), largest
 

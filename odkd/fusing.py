@@ -74,7 +74,7 @@ class Fusing:
             if self.temperature != 1:
                 own, other = own * self.temperature, other * self.temperature
                 untempered.append(glance(own, other, ids))
-            twins.look(own, other, at.place[here])
+            twins.look(own, other, at.turn[here])
 
         found = fused_divergence(
             hidden, student, teacher_hidden, self.teacher, self.kind, token_ids=at.token_ids,

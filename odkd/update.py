@@ -44,7 +44,7 @@ class Positions(NamedTuple):
         token_ids: [N] generated tokens.
         rollout_logprob: [N].
         row: [N] of the batch.
-        place: [N] of the token in its completion, from 0.
+        turn: [N] place of the token in its completion plus its id: what is looked at by turns goes by it.
     """
 
     ids: torch.Tensor
@@ -53,7 +53,7 @@ class Positions(NamedTuple):
     token_ids: torch.Tensor
     rollout_logprob: torch.Tensor
     row: torch.Tensor
-    place: torch.Tensor
+    turn: torch.Tensor
 
 
 def positions(batch: Batch, device: torch.device) -> Positions:
@@ -67,7 +67,7 @@ def positions(batch: Batch, device: torch.device) -> Positions:
         batch.ids_BT[batch.generated_BT].to(device),
         batch.logprob_BT[batch.generated_BT].to(device),
         batch.generated_BT.nonzero()[:, 0].to(device),
-        (batch.generated_BT.cumsum(1) - 1)[batch.generated_BT].to(device),
+        (batch.generated_BT.cumsum(1) - 1 + batch.ids_BT)[batch.generated_BT].to(device),
     )
 
 
@@ -134,7 +134,7 @@ def accumulate(
                 log_q = divergence.log_prob(student_logits, known.token_ids).detach()
                 per_token = per_token * (log_q - known.rollout_logprob).exp()
             torch.autograd.backward(per_token.sum() / denominator)
-            twins.add(student_logits, teacher_logits, known[0], known[1], at.place[chunk], per_token)
+            twins.add(student_logits, teacher_logits, known[0], known[1], at.turn[chunk], per_token)
         if leaf is not hidden:
             torch.autograd.backward(hidden, leaf.grad)
         rows, width = at.ids.shape
