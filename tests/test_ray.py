@@ -102,7 +102,8 @@ def test_an_audit_writes_the_same_files(
     ray: Any, teacher_folder: Path, student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)  # relative paths mean the same in a worker
-    common = ["audit", str(student_folder), "--teacher", str(teacher_folder), "-n", "8", *questions(Path(), 20)]
+    models = ["audit", str(student_folder), "--teacher", str(teacher_folder), "--pilot", "0"]
+    common = [*models, "-n", "8", *questions(Path(), 20)]
     local = run([*common, "--out", "local"])
     capfd.readouterr()
     assert run([*common, "--out", "ray/local", "--executor", "ray", "--workers", "1", "--json"]) == local
