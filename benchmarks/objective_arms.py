@@ -69,15 +69,16 @@ class Case:
 
 
 _RATES = (3e-3, 1e-2, 3e-2)
+_SEEDS = (0, 1, 2, 3, 4)
 CASES: dict[str, Case] = {  # the first is the one that the others vary
-    "graph_paths": Case("graph_paths", "warm_start", tuple(ARMS), 100, 128, _RATES, (0, 1, 2, 3, 4)),
-    "wider student": Case("graph_paths", "wide", MAIN[:4], 100, 128, _RATES, (0, 1, 2)),
-    "peaked start": Case("graph_paths", "peaked", MAIN, 100, 128, (), (0, 1, 2), "graph_paths"),
-    "rollout temperature": Case("graph_paths", "warm_start", tuple(VARIANTS), 100, 128, (), (0, 1, 2), "graph_paths"),
-    "every arm at 0.003": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (3e-3,), (0, 1, 2)),
-    "every arm at 0.01": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (1e-2,), (0, 1, 2)),
-    "four times the steps": Case("graph_paths", "warm_start", MAIN, 400, 128, (), (0, 1, 2), "graph_paths"),
-    "countdown": Case("countdown", "warm_start", MAIN[:4], 100, 32, (3e-4, 1e-3, 3e-3), (0, 1, 2), "", (1e-4, 1e-2)),
+    "graph_paths": Case("graph_paths", "warm_start", tuple(ARMS), 100, 128, _RATES, _SEEDS),
+    "wider student": Case("graph_paths", "wide", MAIN[:4], 100, 128, _RATES, _SEEDS),
+    "peaked start": Case("graph_paths", "peaked", MAIN, 100, 128, (), _SEEDS, "graph_paths"),
+    "rollout temperature": Case("graph_paths", "warm_start", tuple(VARIANTS), 100, 128, (), _SEEDS, "graph_paths"),
+    "every arm at 0.003": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (3e-3,), _SEEDS),
+    "every arm at 0.01": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (1e-2,), _SEEDS),
+    "four times the steps": Case("graph_paths", "warm_start", MAIN, 400, 128, (), _SEEDS, "graph_paths"),
+    "countdown": Case("countdown", "warm_start", MAIN[:4], 100, 32, (3e-4, 1e-3, 3e-3), _SEEDS, "", (1e-4, 1e-2)),
 }
 
 
