@@ -196,4 +196,4 @@ def test_an_unknown_quick_benchmark_is_refused(
     monkeypatch.setattr(sys, "argv", ["quick.py", "lose"])
     with pytest.raises(SystemExit):
         quick.main()
-    assert "no such benchmark: lose; there are analysis, sampling, loss" in capsys.readouterr().err
+    assert "no such benchmark: lose; there are analysis, sampling, store, loss" in capsys.readouterr().err
