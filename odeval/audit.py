@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,9 +15,9 @@ from odeval.atomic import write_json, write_text
 from odeval.bounds import Levels
 from odeval.compare import CompareSettings, compare
 from odeval.config import GateConfig, load_yaml
-from odeval.engines import engine_crew, open_engine
+from odeval.engines import engine_crew
 from odeval.engines.base import EngineOptions
-from odeval.errors import CannotJudge, OdevalError
+from odeval.errors import OdevalError
 from odeval.executors import Executor
 from odeval.gate import as_json, judge
 from odeval.grading import grade
@@ -27,18 +25,15 @@ from odeval.looks import spending
 from odeval.pilot import PROMPTS, is_due, lines_of, pilot, warning
 from odeval.report import write_report
 from odeval.rules import default_rules, parse_rule
-from odeval.sampling import Advance, sample
+from odeval.sampling import sample
+from odeval.scoring_pairs import Stage, bound_pair, score_pair
 from odeval.store import RunFolder
 from odeval.tasks import load_task
 from odeval.tasks.base import Task
 from odeval.testbed import is_embedded
 from odeval.types import Judgement, SamplingParams
 
-if TYPE_CHECKING:
-    from odeval.engines.hf_model import HfModel
-
 _TOP_LOGPROBS = 20  # what a vLLM server allows unless told otherwise
-Stage = Callable[[str], AbstractContextManager[Advance]]  # opens a progress bar with this name
 Tell = Callable[[str, bool], None]  # given a line, and whether it warns
 
 
@@ -267,45 +262,3 @@ def _score_all(config: AuditConfig, runs: dict[Path, RunFolder], stage: Stage) -
             continue
         options = [_options(config, model) for model in (config.teacher, path)]
         bound_pair(config.engine, options[0], options[1], runs[config.teacher], run, _TOP_LOGPROBS, stage, needed=False)
-
-
-def bound_pair(
-    engine: str, teacher: EngineOptions, student: EngineOptions, teacher_run: RunFolder, student_run: RunFolder,
-    top_logprobs: int, stage: Stage, needed: bool = True,
-) -> None:  # fmt: skip
-    """Bound both models' entropies by their likeliest tokens; what tells none is passed over, unless it is needed.
-
-    Raises:
-        CannotJudge: It is needed, and the engine gives no log-probabilities of given tokens.
-    """
-    from odeval.scoring_bounds import TopK, score_bounds
-
-    opened: list[TopK] = []
-    for options in (teacher, student):
-        one = open_engine(engine, options)
-        if not isinstance(one, TopK) or not one.gives_top_logprobs(top_logprobs):
-            if needed:
-                raise CannotJudge(
-                    f"{one.ref().path}: gives no top {top_logprobs} log-probabilities of a prompt; a vLLM server does, "
-                    f"with --max-logprobs {top_logprobs} or more"
-                )
-            return
-        opened.append(one)
-    with stage(f"bound {student_run.label}") as advance:
-        score_bounds(opened[0], opened[1], teacher_run, student_run, top_logprobs, advance)
-
-
-def score_pair(
-    models: tuple[Path, Path], teacher_run: RunFolder, student_run: RunFolder, device: str, stage: Stage, on: Executor
-) -> None:
-    """Load teacher and student and score them on both runs."""
-    from odeval.scoring import score_by
-
-    with stage(f"score {student_run.label}") as advance, on.crew(partial(_load, *models, device), device) as crew:
-        score_by(crew, teacher_run, student_run, advance)
-
-
-def _load(teacher: Path, student: Path, device: str) -> tuple[HfModel, HfModel]:
-    from odeval.engines.hf_model import HfModel
-
-    return HfModel(teacher, device), HfModel(student, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from tiny_models import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from odeval.divergence import reverse_kl, score_tokens
-from odeval.fused import Head, Kind, fused_divergence, head, rows
+from odeval.fused import Head, Kind, fused_divergence, head, rows, score_logits
 
 N, V, H, G = 24, 50, 6, 4
 
@@ -210,3 +211,16 @@ def test_a_head_that_is_not_one_matrix_is_none() -> None:
     assert model.head() is not None
     model.plain_head = False
     assert model.head() is None
+
+
+def test_score_logits_is_score_tokens() -> None:
+    torch.manual_seed(3)
+    for dtype, precision in ((torch.float64, 1e-11), (torch.float32, 3e-7), (torch.bfloat16, 3e-7)):
+        student, teacher = ((3 * torch.randn(50, 97)).to(dtype) for _ in range(2))
+        student[3, 5], teacher[3, 5], teacher[7, 1], student[9, 2] = -math.inf, -math.inf, -math.inf, -math.inf
+        student[11, 0] = math.nan
+        tokens = torch.arange(50)
+        for ours, theirs in zip(
+            score_logits(student, teacher, tokens), score_tokens(student, teacher, tokens), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=precision, atol=1e-12, equal_nan=True)

@@ -231,8 +231,8 @@ def score(
         on: Where parts are scored, by the engine hf.
         quiet: No progress.
     """
-    from odeval.audit import bound_pair, score_pair
     from odeval.engines.base import LARGEST_VOCABULARY, EngineOptions
+    from odeval.scoring_pairs import bound_pair, score_pair
     from odeval.store import RunFolder
     from odeval.terminal import stages
 
