@@ -78,7 +78,7 @@ CASES: dict[str, Case] = {  # the first is the one that the others vary
     "every arm at 0.003": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (3e-3,), _SEEDS),
     "every arm at 0.01": Case("graph_paths", "warm_start", ONE_RATE, 100, 128, (1e-2,), _SEEDS),
     "four times the steps": Case("graph_paths", "warm_start", MAIN, 400, 128, (), _SEEDS, "graph_paths"),
-    "countdown": Case("countdown", "warm_start", MAIN[:4], 100, 32, (3e-4, 1e-3, 3e-3), _SEEDS, "", (1e-4, 1e-2)),
+    "countdown": Case("countdown", "warm_start", tuple(ARMS), 100, 32, (3e-4, 1e-3, 3e-3), _SEEDS, "", (1e-4, 1e-2)),
 }
 
 
