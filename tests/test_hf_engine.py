@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny_models import ARCHITECTURES, EOS, VOCAB, WORDS, network, tiny
+from tiny_models import ARCHITECTURES, EOS, SHARING, VOCAB, WORDS, network, tiny
 from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM
 
 from odeval.divergence import log_softmax
@@ -26,7 +26,7 @@ from odeval.types import Completion, SamplingParams
 PARAMS = SamplingParams(n=1, max_tokens=12)
 PROMPTS = [[1, 5, 9], [1, 7, 7], [1, 4, 5, 6, 7, 8, 9, 10, 11], [1], [1, 30, 12], [1, *range(4, 28)]]
 SEEDS = [[1000 * p + s for s in range(3 + 2 * p)] for p in range(len(PROMPTS))]
-SHARING = ("llama", "qwen3", "gpt2", "cohere", "granite", "mixtral")
+WAYS = [*((name, False) for name in ARCHITECTURES), *((name, True) for name in SHARING)]
 SUM_ORDER = {"mixtral"}  # an expert sees only the rows that are routed to it, and these depend on the batch
 
 
@@ -48,9 +48,7 @@ def counted(engine: HfEngine) -> list[tuple[int, int]]:
     return passes
 
 
-@pytest.mark.parametrize(
-    ("architecture", "share"), [*((name, False) for name in ARCHITECTURES), *((name, True) for name in SHARING)]
-)
+@pytest.mark.parametrize(("architecture", "share"), WAYS)
 def test_same_seed_same_tokens_whatever_the_batch(architecture: str, share: bool) -> None:
     """Unequal prompt lengths, any memory, any order, any company: one seed is one completion, bit for bit."""
     model = tiny(architecture)
@@ -77,10 +75,10 @@ def test_same_seed_same_tokens_whatever_the_batch(architecture: str, share: bool
                     assert np.array_equal(left.logprobs, right.logprobs)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logprobs_agree_with_a_pass_over_the_whole_sequence(architecture: str) -> None:
+@pytest.mark.parametrize(("architecture", "share"), WAYS)
+def test_logprobs_agree_with_a_pass_over_the_whole_sequence(architecture: str, share: bool) -> None:
     model = tiny(architecture)
-    answers = HfEngine(model).sample(PROMPTS, SEEDS, replace(PARAMS, max_tokens=40))
+    answers = HfEngine(model, share=share).sample(PROMPTS, SEEDS, replace(PARAMS, max_tokens=40))
     for prompt, own in zip(PROMPTS, answers, strict=True):
         for completion in own:
             expected = teacher_forced(model, prompt, completion.token_ids)

@@ -45,6 +45,8 @@ ARCHITECTURES: dict[str, Callable[[], PretrainedConfig]] = {
     "mamba": lambda: transformers.MambaConfig(**_MAMBA),
     "mixtral": _config("MixtralConfig", num_local_experts=4, num_experts_per_tok=2),
 }
+# Those whose attention is a softmax over all earlier tokens in every layer.
+SHARING = ("llama", "qwen3", "gpt2", "cohere", "granite", "mixtral")
 
 
 def tiny(architecture: str = "llama", seed: int = 0, sharpness: float = 12.0) -> HfModel:
