@@ -72,7 +72,11 @@ def sampling(results: Path) -> Iterator[Claim]:
     least = {(64, "to the limit"): 1.5, (256, "to the limit"): 3.0, (256, "with ends"): 4.0}
     for row in newest("sampling", results)["rows"]:
         key = row["prompt_tokens"], row["completions"]
-        what = f"tokens per CPU second over `generate(num_return_sequences=64)`, {key[0]} prompt tokens, {key[1]}"
+        of = "" if row["prompts"] == 1 else f"{row['prompts']} prompts of "
+        each = 64 // row["prompts"]
+        what = (
+            f"tokens per CPU second over `generate(num_return_sequences={each})`, {of}{key[0]} prompt tokens, {key[1]}"
+        )
         yield Claim(what, row["ratio"], f"{row['ratio']:.2f}", "sampling", least.get(key, 1.0))
 
 

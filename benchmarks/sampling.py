@@ -3,10 +3,11 @@
     python benchmarks/sampling.py             # about 3 minutes on one core
     python benchmarks/sampling.py --rounds 1 --prompt-lengths 8
 
-Both draw n completions of one prompt from the untruncated model. "to the limit" lets every completion run to
-max_tokens; "with ends" gives 1 of 16 tokens the power to end one, so lengths differ, as they do in an evaluation. Only
-tokens up to and with the first end count. The ratio is of CPU time, which a busy neighbour disturbs less than wall
-time. Writes results/sampling_<hardware>_<yyyymm>.json.
+Both draw n completions of one prompt from the untruncated model, or n / 16 of each of 16 prompts that differ in length,
+which `generate` pads on the left. "to the limit" lets every completion run to max_tokens; "with ends" gives 1 of 16
+tokens the power to end one, so lengths differ, as they do in an evaluation, and are 16 on average. Only tokens up to
+and with the first end count. The ratio is of CPU time, which a busy neighbour disturbs less than wall time. Writes
+results/sampling_<hardware>_<yyyymm>.json.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from odeval.testbed.build import tiny_tokenizer
 from odeval.types import SamplingParams
 
 VOCAB = 512
+MIXED = range(8, 40, 2)  # prompt lengths
 STOPS = {"to the limit": [], "with ends": list(range(0, VOCAB, 16))}
 
 
@@ -42,22 +44,26 @@ def build() -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def ours(model: Any, prompt: list[int], n: int, max_tokens: int, stops: list[int], seed: int) -> int:
+def ours(model: Any, prompts: list[list[int]], n: int, max_tokens: int, stops: list[int], seed: int) -> int:
     wrapped = HfModel.wrap(model, tiny_tokenizer([f"w{i}" for i in range(VOCAB - 4)], 1024))
     wrapped.stop_ids = frozenset(stops)
     engine = HfEngine(wrapped)
-    answers = engine.sample([prompt], [[seed * n + s for s in range(n)]], SamplingParams(n=1, max_tokens=max_tokens))
-    return sum(len(completion.token_ids) for completion in answers[0])
+    each = n // len(prompts)
+    seeds = [[seed * n + p * each + s for s in range(each)] for p in range(len(prompts))]
+    answers = engine.sample(prompts, seeds, SamplingParams(n=1, max_tokens=max_tokens))
+    return sum(len(completion.token_ids) for own in answers for completion in own)
 
 
-def plain(model: Any, prompt: list[int], n: int, max_tokens: int, stops: list[int], seed: int) -> int:
+def plain(model: Any, prompts: list[list[int]], n: int, max_tokens: int, stops: list[int], seed: int) -> int:
     torch.manual_seed(seed)
     config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_p=1.0, top_k=0, num_return_sequences=n, max_new_tokens=max_tokens,
-        pad_token_id=0, eos_token_id=stops or None,
+        do_sample=True, temperature=1.0, top_p=1.0, top_k=0, num_return_sequences=n // len(prompts),
+        max_new_tokens=max_tokens, pad_token_id=0, eos_token_id=stops or None,
     )  # fmt: skip
-    ids = torch.tensor([prompt])
-    drawn = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)[:, len(prompt) :]
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    drawn = model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
     ends = torch.isin(drawn, torch.tensor(stops or [-1]))
     first = torch.where(ends.any(1), ends.int().argmax(1) + 1, drawn.shape[1])
     return int(first.sum())
@@ -81,21 +87,23 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = build()
     rows = []
-    print(f"{'prompt':>6} {'completions':13} {'odeval':>9} {'generate':>9} {'ratio':>6}   tokens per CPU second")
+    print(f"{'prompt':>8} {'completions':13} {'odeval':>9} {'generate':>9} {'ratio':>6}   tokens per CPU second")
     for case, stops in STOPS.items():
-        for length in options.prompt_lengths:
-            prompt = [1, *(4 + i % (VOCAB - 4) for i in range(length - 1))]
+        for length in (*options.prompt_lengths, f"{MIXED[0]} to {MIXED[-1]}"):
+            lengths = [length] if isinstance(length, int) else MIXED
+            prompts = [[1, *(4 + i % (VOCAB - 4) for i in range(own - 1))] for own in lengths]
             found: dict[str, list[tuple[float, float]]] = {"odeval": [], "generate": []}
             for function in (ours, plain):  # the first call of each loads code
-                function(model, prompt, 2, 2, stops, 0)
+                function(model, prompts, 2 * len(prompts), 2, stops, 0)
             for seed in range(options.rounds):
                 for name, function in (("odeval", ours), ("generate", plain)):
-                    found[name].append(timed(function, model, prompt, options.n, options.max_tokens, stops, seed))
+                    found[name].append(timed(function, model, prompts, options.n, options.max_tokens, stops, seed))
             cpu = {name: statistics.median(rate for rate, _ in runs) for name, runs in found.items()}
             wall = {name: statistics.median(rate for _, rate in runs) for name, runs in found.items()}
             ratio = cpu["odeval"] / cpu["generate"]
             rows.append(
                 {
+                    "prompts": len(prompts),
                     "prompt_tokens": length,
                     "completions": case,
                     "per_cpu_second": cpu,
@@ -103,7 +111,7 @@ def main() -> None:
                     "ratio": ratio,
                 }
             )
-            print(f"{length:6} {case:13} {cpu['odeval']:9.0f} {cpu['generate']:9.0f} {ratio:6.2f}", flush=True)
+            print(f"{length:>8} {case:13} {cpu['odeval']:9.0f} {cpu['generate']:9.0f} {ratio:6.2f}", flush=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     path = result_path("sampling")
     write_json(

@@ -37,13 +37,11 @@ class Span:
         group: Which of the prefilled caches holds them.
         prompts: Their rows in it.
         count: Completions of each, at least 1.
-        rows: The completions' rows in the batch.
     """
 
     group: int
     prompts: slice
     count: int
-    rows: slice
 
 
 def spans_of(sizes: Sequence[int], counts: Sequence[int]) -> list[Span]:
@@ -54,18 +52,42 @@ def spans_of(sizes: Sequence[int], counts: Sequence[int]) -> list[Span]:
         counts: Completions of each prompt, all caches in a row; 0 for a prompt that is done.
 
     Example:
-        >>> [(span.group, span.prompts, span.rows) for span in spans_of([2, 2], [8, 8, 0, 3])]
-        [(0, slice(0, 2, None), slice(0, 16, None)), (1, slice(1, 2, None), slice(16, 19, None))]
+        >>> [(span.group, span.prompts, span.count) for span in spans_of([2, 2], [8, 8, 0, 3])]
+        [(0, slice(0, 2, None), 8), (1, slice(1, 2, None), 3)]
     """
     places = [(group, place) for group, size in enumerate(sizes) for place in range(size)]
-    spans, row = [], 0
+    spans = []
     for (group, count), same in groupby(zip(places, counts, strict=True), key=lambda one: (one[0][0], one[1])):
         own = [place for (_, place), _ in same]
         if count:
-            rows = slice(row, row + count * len(own))
-            spans.append(Span(group, slice(own[0], own[-1] + 1), count, rows))
-            row = rows.stop
+            spans.append(Span(group, slice(own[0], own[-1] + 1), count))
     return spans
+
+
+class Layout:
+    """Which completions belong to which prompts, and where their queries go.
+
+    Args:
+        sizes: Prompts in each prefilled cache.
+        counts: Completions of each prompt.
+    """
+
+    def __init__(self, sizes: Sequence[int], counts: Sequence[int]) -> None:
+        self.spans = spans_of(sizes, counts)
+        self._counts = torch.tensor([count for count in counts if count])
+        self._places: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def places(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which query, of R · G, stands in each place when every prompt's are filled up, and the way back."""
+        if groups not in self._places:
+            asked = self._counts * groups
+            room = -(-asked // _ROWS) * _ROWS
+            first, place = asked.cumsum(0) - asked, room.cumsum(0) - room
+            within = torch.arange(int(room.sum())) - place.repeat_interleave(room)
+            forth = first.repeat_interleave(room) + within.minimum((asked - 1).repeat_interleave(room))
+            back = torch.arange(int(asked.sum())) + (place - first).repeat_interleave(asked)
+            self._places[groups] = forth, back
+        return self._places[groups]
 
 
 class PrefixLayer(RoomyLayer):
@@ -73,13 +95,13 @@ class PrefixLayer(RoomyLayer):
 
     Args:
         prefilled: Keys and values of prompts of one length each, [N, K, P, D].
-        spans: Which completions belong to which of them.
+        layout: Which completions belong to which of them.
         longest: Tokens of a completion.
     """
 
-    def __init__(self, prefilled: list[tuple[torch.Tensor, torch.Tensor]], spans: Sequence[Span], longest: int) -> None:
+    def __init__(self, prefilled: list[tuple[torch.Tensor, torch.Tensor]], layout: Layout, longest: int) -> None:
         super().__init__(longest)
-        self.prefilled, self.spans = prefilled, spans
+        self.prefilled, self.layout = prefilled, layout
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -103,9 +125,9 @@ class PrefixCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         super().__init__()
         lengths = [length for cache, size in zip(prefilled, sizes, strict=True) for length in [_length(cache)] * size]
         self._sizes, self._counts, self._lengths = sizes, torch.tensor(counts), torch.tensor(lengths)
-        spans = spans_of(sizes, counts)
+        layout = Layout(sizes, counts)
         for same in zip(*(cache.layers for cache in prefilled), strict=True):
-            self.layers.append(PrefixLayer([(layer.keys, layer.values) for layer in same], spans, longest))
+            self.layers.append(PrefixLayer([(layer.keys, layer.values) for layer in same], layout, longest))
         self.layer_class_to_replicate = None
 
     def positions(self) -> torch.Tensor:
@@ -118,9 +140,9 @@ class PrefixCache(DynamicCache):  # type: ignore[misc]  # transformers has no ty
         """Keep these completions, [R'], in ascending order."""
         owners = torch.searchsorted(self._counts.cumsum(0), beam_idx.cpu(), right=True)
         self._counts = torch.bincount(owners, minlength=len(self._counts))
-        spans = spans_of(self._sizes, self._counts.tolist())
+        layout = Layout(self._sizes, self._counts.tolist())
         for layer in self.layers:
-            layer.spans = spans
+            layer.layout = layout
         super().reorder_cache(beam_idx)
 
 
@@ -182,33 +204,34 @@ def _attend(
     layer: PrefixLayer = key.prefix  # type: ignore[attr-defined]
     rows, heads, _, width = query.shape
     packed = query.reshape(rows, key.shape[1], -1, width)
-    own, own_sum = _with_sum(packed, key, value, scaling)
-    shared, shared_sum = torch.empty_like(own), torch.empty_like(own_sum)
-    for span in layer.spans:
-        keys, values = (tensor[span.prompts] for tensor in layer.prefilled[span.group])
-        found, its_sum = _with_sum(_by_prompt(packed[span.rows], span.count), keys, values, scaling)
-        shared[span.rows] = _by_completion(found, span.count, packed.shape[2])
-        shared_sum[span.rows] = _by_completion(its_sum[..., None], span.count, packed.shape[2])[..., 0]
+    own, own_sum = (part.transpose(1, 2) for part in _with_sum(packed, key, value, scaling))  # [R, G, K, …]
+    found, found_sum = _to_prompts(packed, layer, scaling)
     # A softmax of pairs, and no sigmoid or lerp: those treat the elements that do not fill a vector otherwise, so a
     # completion's last bits would depend on how many others there are.
-    shares = torch.softmax(torch.stack([own_sum, shared_sum], -1), -1).to(own.dtype)
-    joined = own * shares[..., :1] + shared * shares[..., 1:]
-    return joined.reshape(rows, 1, heads, width), None
+    shares = torch.softmax(torch.stack([own_sum, found_sum.view(own_sum.shape)], -1), -1).to(own.dtype)
+    joined = own * shares[..., :1] + found.view(own.shape) * shares[..., 1:]
+    return joined.transpose(1, 2).reshape(rows, 1, heads, width), None
 
 
-def _by_prompt(packed: torch.Tensor, count: int) -> torch.Tensor:
-    """[N · count, K, G, D] → [N, K, count · G or more, D]."""
+def _to_prompts(packed: torch.Tensor, layer: PrefixLayer, scaling: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend from [R, K, G, D] to the prompts; returns [R · G, K, D], and the logs of the sums, [R · G, K]."""
     _, kinds, groups, width = packed.shape
-    asked = packed.reshape(-1, count, kinds, groups, width).transpose(1, 2).reshape(-1, kinds, count * groups, width)
-    missing = -count * groups % _ROWS
-    return asked if not missing else torch.cat([asked, asked[:, :, -1:].expand(-1, -1, missing, -1)], 2)
-
-
-def _by_completion(found: torch.Tensor, count: int, groups: int) -> torch.Tensor:
-    """[N, K, count · G or more, D] → [N · count, K, G, D]."""
-    prompts, kinds, _, width = found.shape
-    kept = found[:, :, : count * groups].reshape(prompts, kinds, count, groups, width)
-    return kept.transpose(1, 2).reshape(-1, kinds, groups, width)
+    forth, back = layer.layout.places(groups)
+    asked = packed.transpose(1, 2).reshape(-1, kinds, width)
+    filled = len(forth) > len(asked)
+    if filled:
+        asked = asked[forth]
+    found, sums, start = [], [], 0
+    for span in layer.layout.spans:
+        keys, values = (tensor[span.prompts] for tensor in layer.prefilled[span.group])
+        room = -(-span.count * groups // _ROWS) * _ROWS
+        own = asked[start : start + len(keys) * room].view(len(keys), room, kinds, width).transpose(1, 2)
+        part, its_sum = _with_sum(own, keys, values, scaling)
+        found.append(part.transpose(1, 2).reshape(-1, kinds, width))
+        sums.append(its_sum.transpose(1, 2).reshape(-1, kinds))
+        start += len(keys) * room
+    whole = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (found, sums)]
+    return (whole[0][back], whole[1][back]) if filled else (whole[0], whole[1])
 
 
 def _with_sum(
