@@ -261,4 +261,5 @@ def _score_all(config: AuditConfig, runs: dict[Path, RunFolder], stage: Stage) -
             score_pair(models, runs[config.teacher], run, config.device, stage, _executor(config))
             continue
         options = [_options(config, model) for model in (config.teacher, path)]
-        bound_pair(config.engine, options[0], options[1], runs[config.teacher], run, _TOP_LOGPROBS, stage, needed=False)
+        on = _executor(config)
+        bound_pair(config.engine, options, runs[config.teacher], run, _TOP_LOGPROBS, stage, on, needed=False)

@@ -6,7 +6,8 @@ For weights that lie behind a server, or that only vLLM can hold. What is writte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from odeval.atomic import hash_files
 from odeval.errors import CannotJudge, OdevalError
+from odeval.executors import Crew
 from odeval.metrics.topk import entropy_bounds
 from odeval.parts import is_from, read_part, write_table
 from odeval.schemas import BOUND_COLUMNS, TOKEN_BOUNDS
@@ -23,6 +25,7 @@ from odeval.types import TRAJECTORIES, ModelRef
 
 Advance = Callable[[int, int], None]
 Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
+Models = tuple["TopK", "TopK"]  # teacher, student
 FORMAT = 1  # of what is written; parts of an older one are scored again
 
 
@@ -45,7 +48,7 @@ class TopK(Protocol):
 
 
 def score_bounds(
-    teacher: TopK, student: TopK, teacher_run: RunFolder, student_run: RunFolder, k: int = 20,
+    crew: Crew[Models], teacher_run: RunFolder, student_run: RunFolder, k: int = 20,
     advance: Advance = lambda done, total: None,
 ) -> None:  # fmt: skip
     """Bound both models' entropies at every generated token of both runs, into the student's run folder.
@@ -53,8 +56,7 @@ def score_bounds(
     Parts that are there and were made from these models and these samples are kept; exact scores are replaced.
 
     Args:
-        teacher: The reference model.
-        student: The model under audit; same vocabulary.
+        crew: Its every worker has the reference model and the model under audit, of one vocabulary.
         teacher_run: Completions of the teacher, with token ids of prompts and completions.
         student_run: Completions of the student; `tokens/` is written here.
         k: Tokens asked for at each position, 1 or more.
@@ -66,24 +68,33 @@ def score_bounds(
     """
     if k < 1:
         raise OdevalError(f"top-logprobs {k}: at least 1 token must be asked for")
-    models = {name: model.ref().identity for name, model in zip(TRAJECTORIES, (teacher, student), strict=True)}
-    work: list[tuple[Path, Path]] = []
+    models = dict(zip(TRAJECTORIES, crew.ask(_identities), strict=True))
+    work: dict[str, tuple[Path, Path]] = {}
     for trajectory, run in zip(TRAJECTORIES, (teacher_run, student_run), strict=True):
         parts = run.part_paths(run.samples)
         if not parts:
             raise CannotJudge(f"{run.path}: nothing to score (samples/ is empty); run `odeval sample` first")
-        work += [(path, student_run.tokens(trajectory) / path.name) for path in parts]
+        work |= {f"{trajectory}/{path.name}": (path, student_run.tokens(trajectory) / path.name) for path in parts}
     with student_run.lock():
-        wanted = {target for _, target in work}
+        wanted = {target for _, target in work.values()}
         for folder in (f(where) for where in TRAJECTORIES for f in (student_run.tokens, student_run.dropped)):
             for path in student_run.part_paths(folder):
                 if path not in wanted:
                     path.unlink()  # scores of samples that are no more, and dropped branches: nobody can tell them
-        for number, (path, target) in enumerate(work):
-            made_from = {**models, "samples": hash_files([path]), "top_logprobs": k, "bounds": FORMAT}
-            if not is_from(target, made_from):
-                write_table(target, _bounds_of(teacher, student, path, k), made_from)
+        for number, _ in enumerate(crew.each(partial(_write_bounds, made_by=models, k=k), work)):
             advance(number + 1, len(work))
+
+
+def _identities(models: Models) -> list[str]:
+    return [model.ref().identity for model in models]
+
+
+def _write_bounds(models: Models, part: tuple[Path, Path], *, made_by: Mapping[str, str], k: int) -> None:
+    """Bound one part and write it, unless it is there."""
+    path, target = part
+    made_from = {**made_by, "samples": hash_files([path]), "top_logprobs": k, "bounds": FORMAT}
+    if not is_from(target, made_from):
+        write_table(target, _bounds_of(*models, path, k), made_from)
 
 
 def _bounds_of(teacher: TopK, student: TopK, path: Path, k: int) -> pa.Table:

@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai_server import serving
 from test_resume import check_whole, contents, questions
+from test_scoring_bounds import both
 
-from odeval import executors, sampling
+from odeval import executors, sampling, scoring_pairs
 from odeval.cli import run
 from odeval.engines.base import EngineOptions
+from odeval.engines.hf import HfEngine
 from odeval.errors import CannotJudge, OdevalError
 from odeval.executors import Executor
+from odeval.scoring_bounds import score_bounds
 from odeval.store import RunFolder
-from odeval.types import ModelRef, SamplingParams
+from odeval.types import TRAJECTORIES, ModelRef, SamplingParams
 
 RAY = Executor("ray")
 
@@ -145,6 +149,27 @@ def test_workers_killed_while_they_sample_and_score(
 
 
 @pytest.mark.slow
+def test_bounds_are_the_same_bytes(
+    ray: Any, teacher_folder: Path, student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What bounds entropies may sit in Ray's workers: here a client of two real servers, in place of two vLLMs."""
+    for name, folder in (("teacher", teacher_folder), ("student", student_folder)):
+        assert run(["sample", str(folder), "--n", "4", *questions(tmp_path, 20), "--out", str(tmp_path / name)]) == 0
+    shutil.copytree(tmp_path / "student", tmp_path / "spread" / "student")
+    teacher = RunFolder(tmp_path / "teacher")
+    engines = {"teacher": HfEngine(teacher_folder), "student": HfEngine(student_folder)}
+    with serving(both(engines)) as url:
+        models = [EngineOptions(name, base_urls=(url,), endpoint="completions") for name in engines]
+        for on, folder in ((Executor(), tmp_path), (Executor("ray", 2), tmp_path / "spread")):
+            with on.crew(partial(scoring_pairs._open, "server", models, 20)) as crew:
+                score_bounds(crew, teacher, RunFolder(folder / "student"), 20)
+    for trajectory in TRAJECTORIES:
+        found = contents(tmp_path / "spread" / "student" / "tokens" / f"trajectory={trajectory}")
+        assert len(found) == 3
+        assert found == contents(tmp_path / "student" / "tokens" / f"trajectory={trajectory}")
+
+
+@pytest.mark.slow
 def test_a_killed_driver_is_finished_by_the_next_one(ray: Any, teacher_folder: Path, tmp_path: Path) -> None:
     common = ["sample", str(teacher_folder), "--n", "64", *questions(tmp_path, 24)]
     on = ["--executor", "ray", "--workers", "1", "--out", str(tmp_path / "killed")]
@@ -190,6 +215,9 @@ def test_a_block_that_kills_its_workers_is_named(
     assert (tmp_path / "e").read_text() == "..."
     assert capfd.readouterr().out == "own words\n", "and none of Ray's"
     assert [r.getMessage() for r in caplog.records] == ["odeval: a Ray worker died at e 9; another does it again"] * 2
+    ended = time.monotonic() + 60  # Ray takes its time to end a process
+    while workers() and time.monotonic() < ended:
+        time.sleep(0.1)
     assert workers() == [], "they end with the crew"
 
 
@@ -266,8 +294,8 @@ def test_refusals(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(OdevalError, match="--executor ray: the engine 'server' only waits for its servers; name them"):
         engine_crew("server", EngineOptions("m"), RAY)
     runs = [str(tmp_path), "--teacher-run", str(tmp_path), "--student", "s", "--teacher", "t"]
-    assert run(["score", *runs, "--engine", "vllm", "--executor", "ray", "--quiet"]) == 2
-    assert capsys.readouterr().err == "odeval: --executor ray: is for the engine hf; 'vllm' is asked from here alone\n"
+    assert run(["score", *runs, "--engine", "server", "--base-url", "http://x", "--executor", "ray", "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("odeval: --executor ray: the engine 'server' only waits for its servers")
     with pytest.raises(OdevalError, match="--workers 0: at least 1 is needed"), Executor("ray", 0).crew(int):
         pass
     with pytest.raises(OdevalError, match=r"nowhere: no such folder on .*; Ray's machines must share the file system"):

@@ -146,7 +146,7 @@ def test_rounding_keeps_a_bound_a_bound() -> None:
 def test_no_tokens_asked_for_is_an_error(tmp_path: Path) -> None:
     own = RunFolder(tmp_path)
     with pytest.raises(OdevalError, match="top-logprobs 0: at least 1 token must be asked for"):
-        score_bounds(None, None, own, own, 0)  # type: ignore[arg-type]
+        score_bounds(None, own, own, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from odeval.commands.options import parse_ks, parse_whole
-from odeval.errors import OdevalError
 from odeval.executors import Executor
 
 Samples = Annotated[int | None, Parameter(name=["-n", "--n"])]
@@ -228,7 +227,7 @@ def score(
         timeout: For server: seconds for one request.
         retries: For server: how often a request is tried again.
         key_variable: For server: environment variable that holds its key.
-        on: Where parts are scored, by the engine hf.
+        on: Where parts are scored, by the engines hf and vllm.
         quiet: No progress.
     """
     from odeval.engines.base import LARGEST_VOCABULARY, EngineOptions
@@ -241,8 +240,6 @@ def score(
     with stages(quiet) as stage:
         if engine == "hf":
             score_pair((Path(models[0]), Path(models[1])), other, own, device, stage, on)
-        elif on.executor != "local":
-            raise OdevalError(f"--executor {on.executor}: is for the engine hf; '{engine}' is asked from here alone")
         else:
             urls = tuple(base_url or ())
             places = [tuple(teacher_base_url or urls), urls]
@@ -253,7 +250,7 @@ def score(
                 )
                 for model, place in zip(models, places, strict=True)
             ]  # fmt: skip
-            bound_pair(engine, options[0], options[1], other, own, top_logprobs, stage)
+            bound_pair(engine, options, other, own, top_logprobs, stage, on)
     print(own.path / "tokens")
     return 0
 

@@ -53,8 +53,17 @@ def engine_crew(name: str, options: EngineOptions, on: Executor) -> AbstractCont
     Raises:
         OdevalError: As `open_engine`; or a server's many requests are to be sent from many machines.
     """
+    check_executor(name, on)
+    return on.crew(partial(open_engine, name, options), options.device)
+
+
+def check_executor(name: str, on: Executor) -> None:
+    """Refuse to send a server's many requests from many machines.
+
+    Raises:
+        OdevalError: The engine is a server's, and the executor is not local.
+    """
     if name == "server" and on.executor != "local":
         raise OdevalError(
             f"--executor {on.executor}: the engine 'server' only waits for its servers; name them all by --base-url"
         )
-    return on.crew(partial(open_engine, name, options), options.device)
