@@ -78,6 +78,9 @@ def test_models_that_cannot_share_are_told_apart() -> None:
     assert {name for name in ARCHITECTURES if sharing_holds(tiny(name))} == set(SHARING)
     with pytest.raises(OdevalError, match="gemma2: its attention cannot share a prompt's keys; leave `share` out"):
         HfEngine(tiny("gemma2"), share=True)
+    model = tiny("llama")
+    model.model.bfloat16()
+    assert sharing_holds(model), "whose rounding is no other attention"
     assert not HfEngine(tiny("llama")).shares, "too few tokens for it to be the default"
 
 
