@@ -16,6 +16,7 @@ import numpy as np
 
 from odeval.attrition import pass_bounds
 from odeval.chance import chance_of, check_chance
+from odeval.completions import per_prompt
 from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError, unknown
@@ -217,7 +218,7 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
         "role": role,
         "model": run.meta["model"],
         "samples": int(run.counts["n"].max()),
-        "completions": int(run.counts["n"].sum()) if run.completions.empty else len(run.completions),
+        "completions": len(run.completions) or int(run.counts["n"].sum()),
         "solved": int((run.counts["c"] > 0).sum()),
         "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
@@ -237,8 +238,8 @@ def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confi
     for name, family in FAMILIES.items():
         if family.reads == "counts":
             own = family.compute(run.counts, ks)
-        elif family.reads in run.completions and run.completions[family.reads].notna().any():
-            own = family.compute(run.completions, ks)
+        elif run.completions.num_known.get(family.reads):
+            own = per_prompt(lambda frame, family=family: {"": family.compute(frame, ks)}, run.completions)[""]
         else:
             continue
         curves[name] = own.grid, linearise(own, prompt_ids, clusters(run, prompt_ids))

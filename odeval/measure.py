@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from odeval.completions import load_completions as load_completions
+from odeval.completions import Completions, load_completions, per_prompt
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
 from odeval.metrics import FAMILIES, METRICS
@@ -39,9 +39,7 @@ class Measured:
         meta: run.json.
         prompts: By prompt_id.
         contents: prompt_id → hash of the question, where it is known.
-        completions: One row a completion: prompt_id, sample_id, seed, correct, answer, finish_reason, num_tokens,
-            logprob, digest. Also reward where the grades hold one. Empty for a run that
-            holds counts only.
+        completions: Read block by block; empty for a run that holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
         families: Family name with @trajectory → its curve with the error of it.
@@ -55,7 +53,7 @@ class Measured:
     meta: dict[str, Any]
     prompts: dict[str, Prompt]
     contents: dict[str, str]
-    completions: pd.DataFrame
+    completions: Completions
     counts: pd.DataFrame
     sums: dict[str, PerPrompt]
     families: dict[str, Moments] = field(default_factory=dict)
@@ -80,16 +78,19 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
     if (run.path / "counts.jsonl").exists():
         return _counted(run, label, meta)
     check_grades(run)
-    completions = load_completions(run)
     prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-    absent = sorted(prompts.keys() - set(completions["prompt_id"]))
-    if absent:
+    completions = load_completions(run, sorted(prompts))
+    if absent := int((completions.num_samples == 0).sum()):
         raise CannotJudge(
-            f"{run.path}: {len(absent)} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`"
+            f"{run.path}: {absent} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`"
         )
-    sums = {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
+    sums = per_prompt(_of_completions, completions)
+    graded = sums.pop("graded")
+    n_and_c = pd.DataFrame(
+        {"n": graded.denominator.astype(np.int64), "c": graded.numerator.astype(np.int64)}, index=graded.prompt_ids
+    )
     contents = {prompt_id: prompt.content for prompt_id, prompt in prompts.items()}
-    found = Measured(label, meta, prompts, contents, completions, counts(completions), sums)
+    found = Measured(label, meta, prompts, contents, completions, n_and_c, sums)
     scored = {where: parts[0] for where in TRAJECTORIES if (parts := run.part_paths(run.tokens(where)))}
     bounded = {where for where, path in scored.items() if BOUND_COLUMNS[0] in part_columns(path)}
     if "teacher" in scored:
@@ -102,6 +103,13 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
         else:
             _measure_tokens(run, trajectory, threshold, found)
     return found
+
+
+def _of_completions(completions: pd.DataFrame) -> dict[str, PerPrompt]:
+    table = counts(completions)
+    sums = {"graded": PerPrompt(table.index.to_numpy(), table["c"].to_numpy(), table["n"].to_numpy())}
+    metrics = {name: metric for name, metric in METRICS.items() if metric.table == "completions"}
+    return sums | {name: metric.compute(completions) for name, metric in metrics.items()}
 
 
 def _measure_bounds(run: RunFolder, trajectory: str, found: Measured) -> None:
@@ -120,7 +128,7 @@ def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
     )
     prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
     contents = {row["id"]: row["content"] for row in rows if "content" in row}
-    return Measured(label, meta, prompts, contents, pd.DataFrame(), table.sort_index(), {})
+    return Measured(label, meta, prompts, contents, Completions(), table.sort_index(), {})
 
 
 def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Measured) -> None:

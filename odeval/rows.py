@@ -58,7 +58,7 @@ class Entry:
 
 
 def head_of(reference: Measured, candidate: Measured) -> dict[str, Any]:
-    counted = [run.label for run in (reference, candidate) if run.completions.empty]
+    counted = [run.label for run in (reference, candidate) if not run.completions]
     note = f"{', '.join(counted)}: counts only; which answers were given is not known" if counted else ""
     return {"scope": "population", "question": QUESTIONS["population"], "note": note}
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from synthetic import draws, random_tokens, write_run, write_tokens
 
-from odeval.completions import load_completions
 from odeval.measure import measure
 from odeval.metrics import METRICS
-from odeval.metrics.classes import class_counts, prompt_blocks
 from odeval.metrics.tokens import last_parts, whole_prompts
 from odeval.moments import RunningRatio
 from odeval.parts import read_part, write_table
@@ -100,35 +97,3 @@ def test_only_open_prompts_are_held() -> None:
     passed = [dict(part) for part in whole_prompts([{"m": first}, {"m": shared}], last)]
     assert [part["m"].prompt_ids.tolist() for part in passed] == [["p000", "p001", "p002"], ["p003", "q0", "q1", "q2"]]
     np.testing.assert_allclose(passed[1]["m"].numerator[0], first.numerator[3] + second.numerator[0])
-
-
-def test_grades_in_another_order_find_their_completions(tmp_path: Path) -> None:
-    right = draws(np.full(6, 0.5), 5, 0)
-    run = write_run(tmp_path / "run", right, answers=[[f"a{s}" for s in range(5)] for _ in range(6)])
-    expected = load_completions(run)
-    table, rows = read_part(run.grades), np.random.default_rng(0).permutation(30)
-    write_table(run.grades, table.take(rows), {"samples": run.fingerprint(run.samples), "grader": "exact"})
-    found = load_completions(run)
-    for name in ("prompt_id", "sample_id", "correct", "answer", "digest", "seed"):
-        assert found[name].tolist() == expected[name].tolist(), name
-    assert found["correct"].tolist() == [float(x) for row in right for x in row]
-    assert isinstance(found["prompt_id"].dtype, pd.CategoricalDtype)
-
-
-def test_counting_by_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage and diversity count some prompts at a time; whole tables and plain texts come in one block."""
-    runs = []
-    for seed, name in enumerate(("left", "right")):
-        right = draws(np.full(40, 0.6), 8, seed)
-        answers = [[f"a{(3 * p + 5 * s + seed) % 7}" for s in range(8)] for p in range(40)]
-        runs.append(load_completions(write_run(tmp_path / name, right, answers=answers)))
-    blocks = list(prompt_blocks(*runs, rows=100))
-    assert len(blocks) > 5
-    for number, run in enumerate(runs):
-        pd.testing.assert_frame_equal(pd.concat([block[number] for block in blocks]), run)
-    assert all(set(left["prompt_id"]) == set(right["prompt_id"]) for left, right in blocks)
-    whole = class_counts(*(run.astype({"prompt_id": object}) for run in runs))
-    monkeypatch.setattr(prompt_blocks, "__kwdefaults__", {"rows": 100})
-    for found, expected in zip(class_counts(*runs), whole, strict=True):
-        for name in ("prompt_ids", "prompt", "name", "count", "n"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -102,7 +102,7 @@ def write_every_eval_ever(run: RunFolder, out: Path, described: Described, ks: S
     name = str(uuid.UUID(bytes=hashlib.blake2b(content.encode(), digest_size=16).digest(), version=4))
     place = "/".join(["data", _portable(task), *map(_portable, described.model_id.split("/"))])
     aggregate = _aggregate(measured, record, described, _estimates(measured, prompt_ids, ks))
-    if not measured.completions.empty and measured.completions["correct"].notna().any():
+    if measured.completions.num_known.get("correct"):
         file = f"{place}/{name}_samples.jsonl"
         lines, checksum = _write_lines(out / file, _rows(run, measured, record))
         aggregate["detailed_evaluation_results"] = {
