@@ -99,12 +99,16 @@ def reduced(folder: Path) -> None:
     """In a process of its own: reduce the token tables of both trajectories to sums per prompt."""
     import pandas as pd
 
+    from odeval.completions import Completions
     from odeval.measure import THRESHOLDS, Measured, _measure_tokens, entropy_quantile
+    from odeval.questions import Questions
+    from odeval.sums import Sums
 
     start = time.perf_counter()
     run = RunFolder(folder / "student")
-    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-    found = Measured("student", {}, prompts, {}, pd.DataFrame(), pd.DataFrame(), {})
+    prompts = Questions(run)
+    sums = [Sums(prompts.ids) for _ in range(2)]
+    found = Measured("student", {}, prompts, prompts.contents, Completions(), pd.DataFrame(), *sums)
     found.thresholds.update({f"{tau:g}": tau for tau in THRESHOLDS})
     found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
     for trajectory in ("teacher", "student"):

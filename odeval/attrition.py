@@ -10,9 +10,10 @@ import pandas as pd
 
 from odeval.measure import Measured
 from odeval.metrics.passk import pass_at_k
+from odeval.types import PromptIds
 
 
-def pass_bounds(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int]) -> dict[str, Any] | None:
+def pass_bounds(run: Measured, prompt_ids: PromptIds, ks: Sequence[int]) -> dict[str, Any] | None:
     """Bound pass@k over what the missing grades may have been.
 
         low: c of n + u,   high: c + u of n + u,   u completions of a prompt without a grade

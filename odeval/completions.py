@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odeval.errors import CannotJudge
-from odeval.parts import iterate_rows
+from odeval.parts import iterate_rows, places
+from odeval.questions import Questions
 from odeval.schemas import REWARD
 from odeval.spool import Spool
 from odeval.store import RunFolder
+from odeval.sums import Sums
 from odeval.types import PerPrompt
 
 _COLUMNS = ("prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason")
@@ -110,25 +112,17 @@ def blocks(*runs: Completions) -> Iterator[list[pd.DataFrame]]:
         yield [run.between(first, first + step) for run in runs]
 
 
-def per_prompt(compute: Callable[..., Mapping[str, PerPrompt]], *runs: Completions) -> dict[str, PerPrompt]:
-    """Compute sums per prompt block by block.
+def per_prompt(compute: Callable[..., Mapping[str, PerPrompt]], *runs: Completions) -> Sums:
+    """Compute sums per prompt block by block; they are held on disk.
 
     Args:
         compute: Frames of the same prompts, one a run → name → PerPrompt.
         runs: Of the same prompts.
     """
-    parts = [compute(*frames) for frames in blocks(*runs)]
-    return {name: stacked([part[name] for part in parts]) for name in parts[0]}
-
-
-def stacked(parts: Sequence[PerPrompt]) -> PerPrompt:
-    """Sums of different prompts, one block after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    names, numerator, denominator = (
-        np.concatenate([getattr(part, key) for part in parts]) for key in ("prompt_ids", "numerator", "denominator")
-    )
-    return PerPrompt(names, numerator, denominator, parts[0].grid)
+    found = Sums(runs[0].prompt_ids)
+    for frames in blocks(*runs):
+        found.put(compute(*frames))
+    return found
 
 
 def load_completions(run: RunFolder, prompt_ids: Sequence[str] | np.ndarray | None = None) -> Completions:
@@ -141,9 +135,7 @@ def load_completions(run: RunFolder, prompt_ids: Sequence[str] | np.ndarray | No
     Raises:
         CannotJudge: It holds samples of prompts that it was not asked.
     """
-    if prompt_ids is None:
-        prompt_ids = sorted(prompt.prompt_id for prompt in run.prompts())
-    names = np.asarray(prompt_ids, dtype=object)
+    names = Questions(run).ids if prompt_ids is None else np.asarray(prompt_ids, dtype=object)
     samples = Spool(pa.schema([*_KEY, *_SAMPLED]))
     for table in run.iterate(run.samples, _COLUMNS):
         table = _packed(table, names)
@@ -155,7 +147,7 @@ def load_completions(run: RunFolder, prompt_ids: Sequence[str] | np.ndarray | No
     for table in iterate_rows(run.grades):
         rewarded = REWARD.name in table.column_names
         reward = table[REWARD.name] if rewarded else pa.nulls(table.num_rows, REWARD.type)
-        place = _places(table["prompt_id"], names)
+        place = places(table["prompt_id"], names)
         kept = {"sample_id": table["sample_id"], "correct": table["correct"].cast(pa.float64())}
         grades.add(pa.table({"prompt": place, **kept, "answer": table["answer"], "reward": reward}), place // _UNIT)
     units = range(-(-len(names) // _UNIT))
@@ -170,7 +162,7 @@ def _packed(table: pa.Table, names: np.ndarray) -> pa.Table:
     known = tokens.null_count == 0
     digest = _token_digests(tokens) if known else _text_digests(table["completion"].to_pylist())
     return pa.table({
-        "prompt": _places(table["prompt_id"], names),
+        "prompt": places(table["prompt_id"], names),
         "sample_id": table["sample_id"],
         "seed": table["seed"],
         "finish_reason": table["finish_reason"],
@@ -195,16 +187,6 @@ def _joined(samples: pa.Table, grades: pa.Table) -> pa.Table:
 
 def _keys(table: pa.Table) -> np.ndarray:
     found: np.ndarray = (table["prompt"].to_numpy().astype(np.int64) << 32) + table["sample_id"].to_numpy()
-    return found
-
-
-def _places(column: Any, names: np.ndarray) -> np.ndarray:
-    """Index of each prompt id in the sorted names, −1 where it is not there."""
-    part = column.combine_chunks().dictionary_encode()
-    own = np.array(part.dictionary.to_pylist(), dtype=object)
-    place = np.minimum(np.searchsorted(names, own), max(len(names) - 1, 0))
-    place = np.where(names[place] == own, place, -1) if len(names) else np.full(len(own), -1)
-    found: np.ndarray = place.astype(np.int32)[part.indices.to_numpy()]
     return found
 
 

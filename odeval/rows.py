@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from odeval.measure import Measured
-from odeval.pairing import QUESTIONS, clusters, columns, number
+from odeval.pairing import QUESTIONS, columns, number
 from odeval.stats import Linearised, estimate, linearise
 from odeval.types import Direction, Estimate, PerPrompt
 
@@ -90,8 +90,7 @@ class Intervals:
 
     def __init__(self, reference: Measured, confidence: float) -> None:
         self.confidence = confidence
-        prompt_ids = sorted(reference.prompts)
-        groups = clusters(reference, prompt_ids)
+        prompt_ids, groups = reference.prompts.ids, reference.prompts.clusters
         self.groups = pd.Series(np.arange(len(prompt_ids)) if groups is None else groups, prompt_ids)
 
     def lines(self, *metrics: PerPrompt) -> list[Linearised]:

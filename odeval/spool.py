@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,24 +63,17 @@ class Spool:
             table, group = table.take(order), group[order]
         table = table.combine_chunks()
         starts = np.flatnonzero(np.diff(group, prepend=-1))
-        try:
+        with room():
             writer = self._open()
             for start, end in zip(starts, [*starts[1:], len(group)], strict=True):
                 for batch in table.slice(start, end - start).to_batches():
                     writer.write_batch(batch)
                     self._batches.setdefault(int(group[start]), []).append(self._written)
                     self._written += 1
-        except OSError as error:
-            raise OdevalError(
-                f"{tempfile.gettempdir()}: cannot hold what is compared ({error.strerror or error}); "
-                "set TMPDIR to a folder with more room"
-            ) from error
 
     def _open(self) -> pa.RecordBatchFileWriter:
         if self._writer is None:
-            handle, self._path = tempfile.mkstemp(prefix="odeval-")
-            os.close(handle)
-            weakref.finalize(self, _remove, self._path)
+            self._path = temporary_file(self)
             self._writer = pa.ipc.new_file(pa.OSFile(self._path, "wb"), self._schema)
         return self._writer
 
@@ -94,6 +87,31 @@ class Spool:
         wanted = [number for group in groups for number in self._batches.get(group, ())]
         batches = [self._reader.get_batch(number) for number in wanted] if self._reader is not None else []
         return pa.Table.from_batches(batches, self._schema)
+
+
+def temporary_file(owner: object) -> str:
+    """Path of an empty file that goes when its owner goes."""
+    with room():
+        handle, path = tempfile.mkstemp(prefix="odeval-")
+    os.close(handle)
+    weakref.finalize(owner, _remove, path)
+    return path
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """Say what to do where the disk is full.
+
+    Raises:
+        OdevalError: It is.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OdevalError(
+            f"{tempfile.gettempdir()}: cannot hold what is compared ({error.strerror or error}); "
+            "set TMPDIR to a folder with more room"
+        ) from error
 
 
 def _remove(path: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from scipy import special
 
 from odeval.attrition import pass_bounds
@@ -63,20 +64,21 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
             f"{other.label}: graded by {other.meta['task']['grader']}, {reference.label} by "
             f"{reference.meta['task']['grader']}; grade both alike with `odeval grade`"
         )
-    missing = sorted(reference.prompts.keys() - other.prompts.keys())
-    extra = sorted(other.prompts.keys() - reference.prompts.keys())
-    if missing or extra:
+    ids = reference.prompts.ids
+    if not np.array_equal(ids, other.prompts.ids):
+        missing = sorted(reference.prompts.keys() - other.prompts.keys())
+        extra = sorted(other.prompts.keys() - reference.prompts.keys())
         named = (missing or extra)[0]
         raise OdevalError(
             f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in "
             f"{reference.label}, {len(extra)} only in {other.label} (first {named}); sample both on the same task"
         )
-    for prompt_id in sorted(reference.contents.keys() & other.contents.keys()):
-        if other.contents[prompt_id] != reference.contents[prompt_id]:
-            raise OdevalError(
-                f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; "
-                "sample both on the same task"
-            )
+    known = (reference.contents != b"") & (other.contents != b"")
+    if len(changed := ids[known & (reference.contents != other.contents)]):
+        raise OdevalError(
+            f"prompt {changed[0]} reads differently in {other.label} and {reference.label}; "
+            "sample both on the same task"
+        )
 
 
 def examine(runs: list[Measured]) -> list[Trust]:
@@ -121,7 +123,7 @@ def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> lis
 def _prompts(runs: list[Measured]) -> Trust:
     count = len(runs[0].prompts)
     detail = f"{count} prompts, identical in all {len(runs)} runs"
-    groups = len({prompt.cluster or name for name, prompt in runs[0].prompts.items()})
+    groups = runs[0].prompts.num_clusters
     if groups < count:
         count, detail = groups, f"{detail}, in {groups} clusters, which are what is independent"
     if count < TOO_FEW_PROMPTS:
@@ -135,7 +137,7 @@ def _templates(runs: list[Measured]) -> Trust:
     templates = {run.meta["model"].get("template", "") for run in runs}
     vocabularies = {run.meta["model"].get("vocabulary", "") for run in runs}
     if len(templates) > 1:
-        chat = any(prompt.messages is not None for prompt in runs[0].prompts.values())
+        chat = runs[0].prompts.chat
         return Trust(
             "Chat template",
             "warn" if chat else "ok",
@@ -170,7 +172,7 @@ def _share(name: str, metric: str, runs: list[Measured], limit: float) -> Trust:
 def _attrition(runs: list[Measured]) -> Trust:
     """The share, and what pass@1 would be if all of them were wrong, or right."""
     found = _share("Not graded (attrition)", "ungraded_fraction", runs, _UNGRADED)
-    bounds = [(run.label, pass_bounds(run, sorted(run.prompts), [1])) for run in runs]
+    bounds = [(run.label, pass_bounds(run, run.prompts.ids, [1])) for run in runs]
     between = "{}: pass@1 between {:.3f} and {:.3f}, whatever they are"
     told = [between.format(label, b["low"][0], b["high"][0]) for label, b in bounds if b]
     return Trust(found.check, found.status, " · ".join([found.detail, *told]))

@@ -14,6 +14,7 @@ from odeval.metrics import METRICS
 from odeval.metrics.tokens import last_parts, whole_prompts
 from odeval.moments import RunningRatio
 from odeval.parts import read_part, write_table
+from odeval.questions import Questions
 from odeval.stats import estimate, linearise
 from odeval.types import PerPrompt
 
@@ -77,9 +78,11 @@ def test_a_prompt_in_several_parts_is_counted_once(tmp_path: Path) -> None:
         path.unlink()
     for number, start in enumerate(range(0, table.num_rows, 5)):
         write_table(folder / f"part-{number:05d}-00000.parquet", table.slice(start, 5), {})
-    last = last_parts(runs[1], "student")
+    names = Questions(runs[1]).ids
+    last = last_parts(runs[1], "student", names)
     assert len(runs[1].part_paths(folder)) == 8
-    assert sorted(last) == sorted({str(name) for name in table["prompt_id"].to_pylist()})
+    rows = table["prompt_id"].to_pylist()
+    assert last.tolist() == [(len(rows) - 1 - rows[::-1].index(name)) // 5 for name in names]
     whole, divided = (measure(run, "run", 0.8) for run in runs)
     for name in (name for name in whole.sums if METRICS[name.partition("@")[0]].table == "tokens"):
         assert divided.sums[name].prompt_ids.tolist() == whole.sums[name].prompt_ids.tolist()
@@ -93,7 +96,7 @@ def test_a_prompt_in_several_parts_is_counted_once(tmp_path: Path) -> None:
 def test_only_open_prompts_are_held() -> None:
     first, second = sums(4, 0), sums(4, 1)
     shared = PerPrompt(np.array(["p003", "q0", "q1", "q2"]), second.numerator, second.denominator, GRID)
-    last = dict.fromkeys([*first.prompt_ids[:3]], 0) | dict.fromkeys(shared.prompt_ids, 1)
-    passed = [dict(part) for part in whole_prompts([{"m": first}, {"m": shared}], last)]
+    names, last = np.array(["p000", "p001", "p002", "p003", "q0", "q1", "q2"]), np.array([0, 0, 0, 1, 1, 1, 1])
+    passed = [dict(part) for part in whole_prompts([{"m": first}, {"m": shared}], names, last)]
     assert [part["m"].prompt_ids.tolist() for part in passed] == [["p000", "p001", "p002"], ["p003", "q0", "q1", "q2"]]
     np.testing.assert_allclose(passed[1]["m"].numerator[0], first.numerator[3] + second.numerator[0])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from odeval.measure import measure
 from odeval.parts import read_part, write_table
 from odeval.streams import copied_streams, excess_repeats, repeated_seeds
 from odeval.trust import examine
+from odeval.types import Prompt
 
 
 def sampled(seed: int, streams: int = 64, prompts: int = 80, n: int = 64) -> pd.DataFrame:
@@ -147,9 +147,9 @@ def test_a_stored_baseline_should_be_deeper_than_what_is_judged_by_it(tmp_path: 
 
 
 def test_clusters_are_what_is_counted(tmp_path: Path) -> None:
-    whole = measure(write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0)), "run", 0.8)
-    prompts = {name: replace(prompt, cluster=f"c{i % 12}") for i, (name, prompt) in enumerate(whole.prompts.items())}
-    found = next(row for row in examine([replace(whole, prompts=prompts)]) if row.check == "Prompts")
+    prompts = [Prompt(text=f"question {i}", answer="right", id=f"p{i:05d}", cluster=f"c{i % 12}") for i in range(120)]
+    clustered = write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0), prompts=prompts)
+    found = next(row for row in examine([measure(clustered, "run", 0.8)]) if row.check == "Prompts")
     assert found.status == "warn"
     assert found.detail == (
         "120 prompts, identical in all 1 runs, in 12 clusters, which are what is independent; under 50 no PASS is given"

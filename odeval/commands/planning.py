@@ -43,7 +43,7 @@ def budget(
         from odeval.pairing import counts_of
 
         measured = measure(open_run(pilot), "pilot", 0.8)
-        rates = pilot_rates(counts_of(measured, sorted(measured.prompts)))
+        rates = pilot_rates(counts_of(measured, measured.prompts.ids))
         if tokens is None and measured.completions and measured.completions.knows_all("num_tokens"):
             lengths = measured.sums["completion_length"]
             mean_tokens = float(lengths.numerator.sum() / lengths.denominator.sum())
