@@ -4,7 +4,7 @@
 
 Runs, grades and token tables are synthetic and written part by part. For every size two processes are measured, each
 by the peak of resident memory that the kernel tells: one that only reduces the token tables of both trajectories, and
-one that makes the whole comparison, which also holds every completion's grade, answer and digest. What the interpreter
+one that makes the whole comparison, which also reads every completion's grade, answer and digest. What the interpreter
 and the libraries need is measured with two tiny runs.
 """
 

@@ -76,22 +76,25 @@ class Completions:
 
     def between(self, first: int, last: int) -> pd.DataFrame:
         """The completions of units first to last, without the last."""
-        table = self.rows.read(range(first, last))
-        start, end = first * _UNIT, last * _UNIT
-        columns = {name: _values(table[name].combine_chunks()) for name in self._schema.names[1:]}
-        prompt = table["prompt"].to_numpy() - np.int32(start)
-        names = pd.Index(self.prompt_ids[start:end], dtype=object)
-        return pd.DataFrame({"prompt_id": pd.Categorical.from_codes(prompt, names), **columns}, copy=False)
+        return self._frame(self.rows.read(range(first, last)))
 
     def of(self, prompt_ids: Iterable[str]) -> pd.DataFrame:
         """The completions of some prompts, sorted; names that are not asked are passed over."""
-        wanted = set(prompt_ids)
-        place = np.searchsorted(self.prompt_ids, sorted(wanted))
-        units = np.unique(place[place < len(self.prompt_ids)] // _UNIT)
-        found = [frame[frame["prompt_id"].isin(wanted)] for unit in units for frame in [self.between(unit, unit + 1)]]
-        if len(found) < 2:
-            return found[0] if found else self.between(0, 0)
-        return pd.concat([frame.astype({"prompt_id": object}) for frame in found], ignore_index=True)
+        names = np.array(sorted(set(prompt_ids)), dtype=object)
+        place = np.searchsorted(self.prompt_ids, names)
+        place = place[np.concatenate([self.prompt_ids, [None]])[place] == names]
+        found = [self.rows.read([])]
+        for unit in np.unique(place // _UNIT):
+            table, own = self.rows.read([unit]), place[place // _UNIT == unit]
+            ends = [np.searchsorted(table["prompt"].to_numpy(), own, side) for side in ("left", "right")]
+            found += [table.slice(start, end - start) for start, end in zip(*ends, strict=True)]
+        return self._frame(pa.concat_tables(found))
+
+    def _frame(self, table: pa.Table) -> pd.DataFrame:
+        columns = {name: _values(table[name].combine_chunks()) for name in self._schema.names[1:]}
+        present, codes = np.unique(table["prompt"].to_numpy(), return_inverse=True)
+        names = pd.Index(self.prompt_ids[present], dtype=object)
+        return pd.DataFrame({"prompt_id": pd.Categorical.from_codes(codes, names), **columns}, copy=False)
 
     def whole(self) -> pd.DataFrame:
         """All of them at once: for a run that is known to be small."""

@@ -18,7 +18,7 @@ from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.bounded import bound_sums
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
-from odeval.metrics.tokens import blocks, combined, last_parts, whole_prompts
+from odeval.metrics.tokens import blocks, last_parts, whole_prompts
 from odeval.moments import Moments, RunningRatio
 from odeval.parts import part_columns
 from odeval.questions import Questions
@@ -62,7 +62,7 @@ class Measured:
     families: dict[str, Moments] = field(default_factory=dict)
     survival: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
-    bounds: dict[str, dict[str, PerPrompt]] = field(default_factory=dict)
+    bounds: dict[str, Sums] = field(default_factory=dict)
 
 
 def measure(run: RunFolder, label: str, threshold: float) -> Measured:
@@ -118,8 +118,11 @@ def _graded(completions: pd.DataFrame) -> dict[str, PerPrompt]:
 def _measure_bounds(run: RunFolder, trajectory: str, found: Measured) -> None:
     """Reduce a trajectory of which only the likeliest tokens are known."""
     grid = tuple(found.thresholds.values()) or THRESHOLDS
-    parts = [bound_sums(table, grid) for table in run.iterate(run.tokens(trajectory))]
-    found.bounds[trajectory] = {name: combined([part[name] for part in parts]) for name in parts[0]}
+    names = found.prompts.ids
+    parts = (bound_sums(table, grid) for table in run.iterate(run.tokens(trajectory)))
+    found.bounds[trajectory] = Sums(names)
+    for sums in whole_prompts(parts, names, last_parts(run, trajectory, names)):
+        found.bounds[trajectory].put(sums)
 
 
 def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:

@@ -27,7 +27,7 @@ class Sums(Mapping[str, PerPrompt]):
     def __init__(self, prompt_ids: np.ndarray) -> None:
         self._ids = prompt_ids
         self._places: dict[str, tuple[int, tuple[float, ...]]] = {}  # name → offset in the file, grid
-        self._path, self._size = temporary_file(self), 0
+        self._path, self._size = "", 0
 
     def put(self, sums: Mapping[str, PerPrompt]) -> None:
         """Take in some prompts' sums of some metrics, in place of what was there.
@@ -35,6 +35,7 @@ class Sums(Mapping[str, PerPrompt]):
         Raises:
             OdevalError: The disk is full.
         """
+        self._path = self._path or temporary_file(self)
         for name, own in sums.items():
             if name not in self._places:
                 self._places[name] = self._size, own.grid

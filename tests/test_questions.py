@@ -69,4 +69,4 @@ def test_sums_are_read_back_as_they_were_put(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob("odeval-*"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(OdevalError, match=r"nowhere: cannot hold what is compared .*set TMPDIR to a folder"):
-        Sums(names)
+        Sums(names).put({"plain": plain})
