@@ -96,7 +96,8 @@ def layout(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray, np.nda
     lists = table[column].combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     lengths = np.diff(lists.offsets.to_numpy())
-    names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
+    names = np.array(sorted(table["prompt_id"].unique().to_pylist()), dtype=object)
+    prompt = places(table["prompt_id"], names)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return names, prompt[sequence], sequence, position
