@@ -4,7 +4,7 @@
 
 Runs, grades and token tables are synthetic and written part by part. For every size two processes are measured, each
 by the peak of resident memory that the kernel tells: one that only reduces the token tables of both trajectories, and
-one that makes the whole comparison, which also holds every completion's grade, answer and digest. What the interpreter
+one that makes the whole comparison, which also reads every completion's grade, answer and digest. What the interpreter
 and the libraries need is measured with two tiny runs.
 """
 
@@ -99,12 +99,16 @@ def reduced(folder: Path) -> None:
     """In a process of its own: reduce the token tables of both trajectories to sums per prompt."""
     import pandas as pd
 
+    from odeval.completions import Completions
     from odeval.measure import THRESHOLDS, Measured, _measure_tokens, entropy_quantile
+    from odeval.questions import Questions
+    from odeval.sums import Sums
 
     start = time.perf_counter()
     run = RunFolder(folder / "student")
-    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-    found = Measured("student", {}, prompts, {}, pd.DataFrame(), pd.DataFrame(), {})
+    prompts = Questions(run)
+    sums = [Sums(prompts.ids) for _ in range(2)]
+    found = Measured("student", {}, prompts, prompts.contents, Completions(), pd.DataFrame(), *sums)
     found.thresholds.update({f"{tau:g}": tau for tau in THRESHOLDS})
     found.thresholds["teacher's 80th percentile"] = entropy_quantile(run, 0.8)
     for trajectory in ("teacher", "student"):
@@ -113,6 +117,10 @@ def reduced(folder: Path) -> None:
 
 
 def peak_mb() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would tell the peak of the process that started this one, where that is higher
+        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return round(int(kilobytes) / 1024)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from odeval.measure import Measured
 from odeval.metrics.passk import pass_at_k
+from odeval.types import PromptIds
 
 
-def pass_bounds(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int]) -> dict[str, Any] | None:
+def pass_bounds(run: Measured, prompt_ids: PromptIds, ks: Sequence[int]) -> dict[str, Any] | None:
     """Bound pass@k over what the missing grades may have been.
 
         low: c of n + u,   high: c + u of n + u,   u completions of a prompt without a grade
@@ -27,14 +29,11 @@ def pass_bounds(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int]) -> 
     Source:
         Ours; the worst and best case of Manski 1989.
     """
-    if run.completions.empty:
+    if not run.completions or run.completions.knows_all("correct"):
         return None
-    missing = run.completions["correct"].isna().groupby(run.completions["prompt_id"]).sum()
-    unknown = missing.reindex(prompt_ids, fill_value=0).to_numpy(dtype=np.int64)
-    if not unknown.any():
-        return None
+    drawn = pd.Series(run.completions.num_samples, run.completions.prompt_ids).reindex(prompt_ids, fill_value=0)
     n, c = (run.counts[name].reindex(prompt_ids, fill_value=0).to_numpy(dtype=np.int64) for name in ("n", "c"))
-    drawn = n + unknown
+    unknown = drawn.to_numpy() - n
     grid = [k for k in ks if k <= drawn.max()]
-    low, high = (np.nanmean(pass_at_k(drawn, right, grid), axis=0) for right in (c, c + unknown))
+    low, high = (np.nanmean(pass_at_k(drawn.to_numpy(), right, grid), axis=0) for right in (c, c + unknown))
     return {"k": grid, "low": low.tolist(), "high": high.tolist(), "ungraded": int(unknown.sum())}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ CHECK = "Better than guessing"
 METHOD = "1 - (1 - p)^k, p the chance that one guess is right, averaged over prompts"
 
 
-def chance_floor(chances: Sequence[float], ks: Sequence[int]) -> np.ndarray:
+def chance_floor(chances: Sequence[float] | np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """Share of prompts that k independent guesses solve.
 
         floor(k) = mean over prompts of 1 − (1 − p_i)^k,    p_i = Σ over right answers a of P(a guess is a)
@@ -55,12 +54,10 @@ def chance_of(runs: Sequence[Measured], ks: Sequence[int]) -> dict[str, Any] | N
         runs: Of the same prompts; what one of them states holds for all.
         ks: The comparison's grid.
     """
-    stated: dict[str, float] = {}
-    for run in runs:
-        for name, prompt in run.prompts.items():
-            if prompt.chance is not None:
-                stated.setdefault(name, prompt.chance)
-    floor = chance_floor([stated.get(name, math.nan) for name in runs[0].prompts], ks)
+    stated = runs[0].prompts.chances
+    for run in runs[1:]:
+        stated = np.where(np.isnan(stated), run.prompts.chances, stated)
+    floor = chance_floor(stated, ks)
     if not np.isfinite(floor).all():
         return None
     return {"question": QUESTION, "method": METHOD, "k": list(ks), "value": plain(floor)}

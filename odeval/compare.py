@@ -16,6 +16,7 @@ import numpy as np
 
 from odeval.attrition import pass_bounds
 from odeval.chance import chance_of, check_chance
+from odeval.completions import per_prompt
 from odeval.curves import Counts, curve_per_prompt
 from odeval.dropped import dropped_branches
 from odeval.errors import CannotJudge, OdevalError, unknown
@@ -25,7 +26,7 @@ from odeval.heatmap import completion_to_show
 from odeval.measure import SURVIVAL_EDGES, Measured, measure
 from odeval.metrics import FAMILIES, METRICS
 from odeval.moments import Moments
-from odeval.pairing import clusters, columns, counts_of, described, number, pair, plain
+from odeval.pairing import columns, counts_of, described, number, pair, plain
 from odeval.repertoire import coverage_of
 from odeval.rows import VarietySettings
 from odeval.stats import Linearised, estimate, linearise
@@ -33,6 +34,7 @@ from odeval.store import RunFolder, provenance
 from odeval.tradeoff import tradeoff
 from odeval.training import training_of
 from odeval.trust import check_comparable, depth_of_baseline, examine
+from odeval.types import PromptIds
 from odeval.variety import diversity_of
 
 SCHEMA = "odeval.comparison/1"
@@ -121,8 +123,8 @@ def compare(
         "task": measured[0].meta["task"]["name"],
         "sampling": measured[0].meta["sampling"],
         "prompts": len(measured[0].prompts),
-        "clusters": len({prompt.cluster or name for name, prompt in measured[0].prompts.items()}),
-        "prompt_ids": sorted(measured[0].prompts),
+        "clusters": measured[0].prompts.num_clusters,
+        "prompt_ids": measured[0].prompts.ids.tolist(),
         "chance": chance,  # what guessing would score at each k, or null where the task does not state it
         "runs": described_runs,
         "pairs": pairs,
@@ -204,20 +206,20 @@ def _grid(wanted: tuple[int, ...] | Literal["all"], runs: Sequence[Measured]) ->
 
 
 def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings) -> dict[str, Any]:
-    prompt_ids = sorted(run.prompts)
+    prompt_ids = run.prompts.ids
     own = curve_per_prompt(counts_of(run, prompt_ids), np.asarray(prompt_ids, dtype=object), ks)
-    curve = linearise(own, prompt_ids, clusters(run, prompt_ids))
+    curve = linearise(own, prompt_ids, run.prompts.clusters)
     metrics = {}
     for name, metric in run.sums.items():
         entry = METRICS[name.partition("@")[0]]
-        value = estimate(linearise(metric, prompt_ids, clusters(run, prompt_ids)), settings.confidence, entry.bounds)[0]
+        value = estimate(linearise(metric, prompt_ids, run.prompts.clusters), settings.confidence, entry.bounds)[0]
         metrics[name] = {**described(name), **number(value)}
     return {
         "label": run.label,
         "role": role,
         "model": run.meta["model"],
         "samples": int(run.counts["n"].max()),
-        "completions": int(run.counts["n"].sum()) if run.completions.empty else len(run.completions),
+        "completions": len(run.completions) or int(run.counts["n"].sum()),
         "solved": int((run.counts["c"] > 0).sum()),
         "counts": {key: run.counts[key].reindex(prompt_ids).tolist() for key in ("n", "c")},  # in order of prompt_ids
         "pass_at_k": {"k": list(ks), **columns(estimate(curve, settings.confidence, (0, 1)))},
@@ -231,17 +233,17 @@ def _run(role: str, run: Measured, ks: Sequence[int], settings: CompareSettings)
     }
 
 
-def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confidence: float) -> dict[str, Any]:
+def _families(run: Measured, prompt_ids: PromptIds, ks: Sequence[int], confidence: float) -> dict[str, Any]:
     curves: dict[str, tuple[Sequence[float], Linearised | Moments]] = {}
     curves |= {name: (curve.grid, curve) for name, curve in run.families.items()}
     for name, family in FAMILIES.items():
         if family.reads == "counts":
             own = family.compute(run.counts, ks)
-        elif family.reads in run.completions and run.completions[family.reads].notna().any():
-            own = family.compute(run.completions, ks)
+        elif run.completions.num_known.get(family.reads):
+            own = per_prompt(lambda frame, family=family: {"": family.compute(frame, ks)}, run.completions)[""]
         else:
             continue
-        curves[name] = own.grid, linearise(own, prompt_ids, clusters(run, prompt_ids))
+        curves[name] = own.grid, linearise(own, prompt_ids, run.prompts.clusters)
     found = {}
     for name, (grid, curve) in curves.items():
         family = FAMILIES[name.partition("@")[0]]
@@ -254,14 +256,14 @@ def _families(run: Measured, prompt_ids: Sequence[str], ks: Sequence[int], confi
     return found
 
 
-def _bounds(run: Measured, prompt_ids: Sequence[str], confidence: float) -> dict[str, Any]:
+def _bounds(run: Measured, prompt_ids: PromptIds, confidence: float) -> dict[str, Any]:
     """What top-K log-probabilities prove: the truth lies between low and high, whatever the unseen tokens were."""
     found: dict[str, Any] = {}
     for trajectory, sums in run.bounds.items():
         table: dict[str, Any] = {"label": "bounds from top-K log-probabilities, not estimates", "unit": "share"}
         for name, metric in sums.items():
             quantity, _, end = name.partition(".")
-            items = estimate(linearise(metric, prompt_ids, clusters(run, prompt_ids)), confidence, (0, 1))
+            items = estimate(linearise(metric, prompt_ids, run.prompts.clusters), confidence, (0, 1))
             table.setdefault(quantity, {"grid": list(metric.grid)})[end] = columns(items)
             if end == "undecidable":
                 table[quantity]["undecidable_tokens"] = metric.numerator.sum(0).astype(int).tolist()

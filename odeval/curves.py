@@ -20,7 +20,7 @@ from odeval.types import PerPrompt
 
 SCOPES = ("benchmark", "population")
 _FLAT = 1e-12  # a standard error below this is none
-_DRAWN = 2**18  # permuted counts held at once
+_DRAWN = 2**16  # permuted counts held at once
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from odeval.engines.base import Engine
 from odeval.errors import OdevalError
 from odeval.goodness import chi_square, copies, neighbour_agreement
 from odeval.sampling import completion_seed
-from odeval.trust import copied_streams
+from odeval.streams import copied_streams
 from odeval.types import Completion, Prompt, SamplingParams, content_hash
 
 Drawn = list[list[Completion]]

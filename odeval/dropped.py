@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from odeval.completions import Completions
 from odeval.measure import Measured
 from odeval.parts import read_part
 from odeval.pieces import joined
@@ -56,9 +57,8 @@ def dropped_branches(
     tokens: dict[int, np.ndarray] = {}
     totals = np.zeros(3, dtype=np.int64)
     order = 0
-    grades = _Grades(teacher.completions)
     for names in _blocks(teacher_run):
-        block = _Block(names, teacher_run, candidate_run, grades)
+        block = _Block(names, teacher_run, candidate_run, teacher.completions)
         table = block.branches()
         totals += [table["node"].nunique(), len(table), table["prompt"].nunique()]
         _add(tokens, table)
@@ -83,22 +83,6 @@ def dropped_branches(
     }
 
 
-class _Grades:
-    """1, 0 or NaN of the completions of some prompts, without an index over all of them."""
-
-    def __init__(self, completions: pd.DataFrame) -> None:
-        self.completions = completions  # sorted by prompt_id
-        sizes = completions.groupby("prompt_id", sort=True).size()
-        ends = np.cumsum(sizes.to_numpy())
-        self.place = dict(zip(sizes.index, zip(ends - sizes, ends, strict=True), strict=True))
-
-    def of(self, rows: pd.MultiIndex) -> np.ndarray:
-        own = [self.completions.iloc[slice(*self.place[name])] for name in rows.get_level_values(0).unique()]
-        table = pd.concat(own).set_index(["prompt_id", "sample_id"])["correct"]
-        found: np.ndarray = table.reindex(rows).to_numpy(dtype=np.float64)
-        return found
-
-
 def _blocks(run: RunFolder) -> Iterator[list[str]]:
     """Names of the parts that hold the same prompts: a run that was extended has several."""
     names = [path.name for path in run.part_paths(run.samples)]
@@ -109,14 +93,15 @@ def _blocks(run: RunFolder) -> Iterator[list[str]]:
 class _Block:
     """Some prompts' completions as a trie, with the branches dropped in it."""
 
-    def __init__(self, names: list[str], teacher_run: RunFolder, candidate_run: RunFolder, grades: _Grades) -> None:
+    def __init__(self, names: list[str], teacher_run: RunFolder, candidate_run: RunFolder, own: Completions) -> None:
         columns = ["prompt_id", "sample_id", "token_ids"]
         self.samples = pa.concat_tables([read_part(teacher_run.samples / name, columns) for name in names])
         self.parts = np.repeat(names, [read_part(teacher_run.samples / name, ["sample_id"]).num_rows for name in names])
         self.rows = pd.MultiIndex.from_arrays(
             [self.samples["prompt_id"].to_pylist(), self.samples["sample_id"].to_numpy()]
         )
-        self.correct = grades.of(self.rows)
+        graded = own.of(self.rows.get_level_values(0)).set_index(["prompt_id", "sample_id"])["correct"]
+        self.correct = graded.reindex(self.rows).to_numpy(dtype=np.float64)
         self.trie: Trie = grow(self.rows.get_level_values(0), self.samples["token_ids"])
         folder: Path = candidate_run.dropped("teacher")
         self.dropped = pa.concat_tables([read_part(folder / name) for name in names]).to_pandas()

@@ -57,11 +57,8 @@ def lost_prompts(
 
 def _texts(run: Measured, folder: RunFolder, prompt_ids: Any, correct: float) -> dict[str, str]:
     """The commonest right (or wrong) completion of each prompt."""
-    if run.completions.empty:
-        return {}
-    rows = run.completions[
-        run.completions["prompt_id"].isin(list(prompt_ids)) & (run.completions["correct"] == correct)
-    ]
+    rows = run.completions.of(prompt_ids)
+    rows = rows[rows["correct"] == correct]
     if rows.empty:
         return {}
     commonest = rows.groupby("prompt_id")["digest"].agg(lambda digests: digests.value_counts(sort=True).index[0])

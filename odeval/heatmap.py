@@ -51,8 +51,8 @@ def completion_to_show(
     ids = _rows(samples, prompt_id, sample_id)[0]["token_ids"]
     pieces = candidate_run.pieces()
     scored = {column: values[:_SHOWN] for column, values in scored.items()}
-    own = teacher.completions
-    correct = own.loc[(own["prompt_id"] == prompt_id) & (own["sample_id"] == sample_id), "correct"].item()
+    own = teacher.completions.of([prompt_id])
+    correct = own.loc[own["sample_id"] == sample_id, "correct"].item()
     return {
         "rule": rule,
         "trajectory": "teacher",
@@ -73,7 +73,7 @@ def completion_to_show(
 def _first(teacher: Measured, part: Any) -> tuple[str, int]:
     """A completion of the first part: the first right one, else the first."""
     keys = set(zip(part["prompt_id"].to_pylist(), part["sample_id"].to_pylist(), strict=True))
-    own = teacher.completions[teacher.completions["prompt_id"].isin({prompt_id for prompt_id, _ in keys})]
+    own = teacher.completions.of(prompt_id for prompt_id, _ in keys)
     right = own[own["correct"] == 1]
     rows = zip(*(right[name].tolist() for name in ("prompt_id", "sample_id")), strict=True)
     return next((key for key in rows if key in keys), min(keys))

@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from odeval.stats import Linearised, estimate
-from odeval.types import Estimate, PerPrompt
+from odeval.types import Estimate, PerPrompt, PromptIds
 
 _FEW = 20  # prompts
 _RESAMPLES = 1000
-_DRAWN = 2**17  # ranked at once
+_DRAWN = 2**15  # ranked at once
 
 
 def rank_link(
@@ -74,13 +75,12 @@ def _partial(tables: np.ndarray) -> np.ndarray:
     return found
 
 
-def ratio_per_prompt(metric: PerPrompt, prompt_ids: Sequence[str]) -> np.ndarray:
+def ratio_per_prompt(metric: PerPrompt, prompt_ids: PromptIds) -> np.ndarray:
     """A metric's value on each prompt, [P]; NaN where it says nothing."""
-    place = {prompt_id: i for i, prompt_id in enumerate(metric.prompt_ids)}
-    rows = [place.get(prompt_id) for prompt_id in prompt_ids]
     with np.errstate(invalid="ignore", divide="ignore"):
         values = metric.numerator / metric.denominator
-    return np.array([math.nan if row is None else values[row] for row in rows])
+    found: np.ndarray = pd.Series(values, metric.prompt_ids).reindex(prompt_ids).to_numpy()
+    return found
 
 
 def exposure_bias(

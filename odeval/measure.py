@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from odeval.completions import load_completions as load_completions
+from odeval.completions import Completions, load_completions, per_prompt
 from odeval.errors import CannotJudge
 from odeval.grading import check_grades
 from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.bounded import bound_sums
 from odeval.metrics.entropy import survival
 from odeval.metrics.passk import counts
-from odeval.metrics.tokens import blocks, combined, last_parts, whole_prompts
+from odeval.metrics.tokens import blocks, last_parts, whole_prompts
 from odeval.moments import Moments, RunningRatio
 from odeval.parts import part_columns
+from odeval.questions import Questions
 from odeval.schemas import BOUND_COLUMNS
 from odeval.store import RunFolder
-from odeval.types import TRAJECTORIES, PerPrompt, Prompt
+from odeval.sums import Sums
+from odeval.types import TRAJECTORIES, PerPrompt
 
 THRESHOLDS = (0.672, 0.8, 1.0)  # nats: arXiv 2506.01939, and the two of arXiv 2603.07079
 SURVIVAL_EDGES = np.linspace(0.0, 5.0, 101)  # nats
@@ -38,10 +40,8 @@ class Measured:
         label: Name of the run, unique in a comparison.
         meta: run.json.
         prompts: By prompt_id.
-        contents: prompt_id → hash of the question, where it is known.
-        completions: One row a completion: prompt_id, sample_id, seed, correct, answer, finish_reason, num_tokens,
-            logprob, digest. Also reward where the grades hold one. Empty for a run that
-            holds counts only.
+        contents: [P] hash of each question in the order of prompts.ids, empty where it is not known.
+        completions: Read block by block; empty for a run that holds counts only.
         counts: n and c per prompt.
         sums: Metric name (with @trajectory for token metrics) → PerPrompt.
         families: Family name with @trajectory → its curve with the error of it.
@@ -53,16 +53,16 @@ class Measured:
 
     label: str
     meta: dict[str, Any]
-    prompts: dict[str, Prompt]
-    contents: dict[str, str]
-    completions: pd.DataFrame
+    prompts: Questions
+    contents: np.ndarray
+    completions: Completions
     counts: pd.DataFrame
-    sums: dict[str, PerPrompt]
+    sums: Sums
+    by_prompt: Sums
     families: dict[str, Moments] = field(default_factory=dict)
-    by_prompt: dict[str, PerPrompt] = field(default_factory=dict)
     survival: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
-    bounds: dict[str, dict[str, PerPrompt]] = field(default_factory=dict)
+    bounds: dict[str, Sums] = field(default_factory=dict)
 
 
 def measure(run: RunFolder, label: str, threshold: float) -> Measured:
@@ -80,16 +80,18 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
     if (run.path / "counts.jsonl").exists():
         return _counted(run, label, meta)
     check_grades(run)
-    completions = load_completions(run)
-    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-    absent = sorted(prompts.keys() - set(completions["prompt_id"]))
-    if absent:
+    prompts = Questions(run)
+    completions = load_completions(run, prompts.ids)
+    if absent := int((completions.num_samples == 0).sum()):
         raise CannotJudge(
-            f"{run.path}: {len(absent)} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`"
+            f"{run.path}: {absent} of {len(prompts)} prompts have no completion yet; rerun `odeval sample`"
         )
-    sums = {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
-    contents = {prompt_id: prompt.content for prompt_id, prompt in prompts.items()}
-    found = Measured(label, meta, prompts, contents, completions, counts(completions), sums)
+    sums, counted = per_prompt(_of_completions, completions), per_prompt(_graded, completions)
+    graded = counted["graded"]
+    n_and_c = pd.DataFrame(
+        {"n": graded.denominator.astype(np.int64), "c": graded.numerator.astype(np.int64)}, index=graded.prompt_ids
+    )
+    found = Measured(label, meta, prompts, prompts.contents, completions, n_and_c, sums, Sums(prompts.ids))
     scored = {where: parts[0] for where in TRAJECTORIES if (parts := run.part_paths(run.tokens(where)))}
     bounded = {where for where, path in scored.items() if BOUND_COLUMNS[0] in part_columns(path)}
     if "teacher" in scored:
@@ -104,11 +106,23 @@ def measure(run: RunFolder, label: str, threshold: float) -> Measured:
     return found
 
 
+def _of_completions(completions: pd.DataFrame) -> dict[str, PerPrompt]:
+    return {name: metric.compute(completions) for name, metric in METRICS.items() if metric.table == "completions"}
+
+
+def _graded(completions: pd.DataFrame) -> dict[str, PerPrompt]:
+    table = counts(completions)
+    return {"graded": PerPrompt(table.index.to_numpy(), table["c"].to_numpy(), table["n"].to_numpy())}
+
+
 def _measure_bounds(run: RunFolder, trajectory: str, found: Measured) -> None:
     """Reduce a trajectory of which only the likeliest tokens are known."""
     grid = tuple(found.thresholds.values()) or THRESHOLDS
-    parts = [bound_sums(table, grid) for table in run.iterate(run.tokens(trajectory))]
-    found.bounds[trajectory] = {name: combined([part[name] for part in parts]) for name in parts[0]}
+    names = found.prompts.ids
+    parts = (bound_sums(table, grid) for table in run.iterate(run.tokens(trajectory)))
+    found.bounds[trajectory] = Sums(names)
+    for sums in whole_prompts(parts, names, last_parts(run, trajectory, names)):
+        found.bounds[trajectory].put(sums)
 
 
 def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
@@ -118,9 +132,11 @@ def _counted(run: RunFolder, label: str, meta: dict[str, Any]) -> Measured:
     table = pd.DataFrame(
         {key: [int(row[key]) for row in rows] for key in ("n", "c")}, index=[row["id"] for row in rows]
     )
-    prompts = {prompt.prompt_id: prompt for prompt in run.prompts()}
-    contents = {row["id"]: row["content"] for row in rows if "content" in row}
-    return Measured(label, meta, prompts, contents, pd.DataFrame(), table.sort_index(), {})
+    prompts = Questions(run)
+    known = {row["id"]: row.get("content", "") for row in rows}
+    contents = np.array([known.get(name, "").encode() for name in prompts.ids])
+    sums, by_prompt = Sums(prompts.ids), Sums(prompts.ids)
+    return Measured(label, meta, prompts, contents, Completions(), table.sort_index(), sums, by_prompt)
 
 
 def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Measured) -> None:
@@ -137,44 +153,23 @@ def _measure_tokens(run: RunFolder, trajectory: str, threshold: float, found: Me
             sums = {name: METRICS[name].compute(tokens, threshold) for name in metrics}
             yield sums | {name: FAMILIES[name].compute(tokens, grid) for name, grid in grids.items() if grid}
 
-    groups, last = _clusters(found.prompts), last_parts(run, trajectory)
-    names = np.array(sorted(last), dtype=object)
-    row = {name: i for i, name in enumerate(names)}
-    running = {name: RunningRatio(len(found.prompts), groups) for name, grid in grids.items() if grid}
-    kept: dict[str, PerPrompt] = {}
-    for sums in whole_prompts(parts(), last):
-        place = [row[name] for name in next(iter(sums.values())).prompt_ids]
-        for name, own in sums.items():
-            if name in running:
-                running[name].add(own)
-            if name not in running or name in PAIRED:
-                if name not in kept:
-                    kept[name] = _nothing(names, own.grid)
-                kept[name].numerator[place], kept[name].denominator[place] = own.numerator, own.denominator
-    for name, whole in kept.items():
-        if name in PAIRED:
-            found.by_prompt[f"{name}@{trajectory}"] = whole
-        else:
-            found.sums[f"{name}@{trajectory}"] = _whole(whole)
+    names, groups = found.prompts.ids, _clusters(found.prompts)
+    running = {name: RunningRatio(len(names), groups) for name, grid in grids.items() if grid}
+    for sums in whole_prompts(parts(), names, last_parts(run, trajectory, names)):
+        for name, ratio in running.items():
+            ratio.add(sums[name])
+        found.sums.put({f"{name}@{trajectory}": sums[name] for name in metrics})
+        found.by_prompt.put({f"{name}@{trajectory}": sums[name] for name in PAIRED})
+    for name in (f"{name}@{trajectory}" for name in metrics):
+        if np.isnan((whole := found.sums[name]).numerator).any():
+            # Unknown anywhere is unknown everywhere: no mean over those prompts alone that were looked at.
+            found.sums.put({name: replace(whole, numerator=whole.numerator * math.nan)})
     found.families.update({f"{name}@{trajectory}": ratio.result() for name, ratio in running.items()})
     found.survival[trajectory] = histograms
 
 
-def _clusters(prompts: Mapping[str, Prompt]) -> dict[str, int] | None:
-    names = [prompt.cluster or prompt_id for prompt_id, prompt in prompts.items()]
-    found, index = np.unique(names, return_inverse=True)
-    return None if len(found) == len(names) else dict(zip(prompts, index.tolist(), strict=True))
-
-
-def _nothing(names: np.ndarray, grid: tuple[float, ...]) -> PerPrompt:
-    shape = (len(names), len(grid)) if grid else (len(names),)
-    return PerPrompt(names, np.zeros(shape), np.zeros(shape), grid)
-
-
-def _whole(metric: PerPrompt) -> PerPrompt:
-    """Unknown anywhere is unknown everywhere: no mean over those prompts alone of which everything was looked at."""
-    unknown = np.isnan(metric.numerator).any()
-    return replace(metric, numerator=metric.numerator * math.nan) if unknown else metric
+def _clusters(prompts: Questions) -> dict[str, int] | None:
+    return None if prompts.clusters is None else dict(zip(prompts.ids, prompts.clusters.tolist(), strict=True))
 
 
 def entropy_quantile(run: RunFolder, share: float) -> float:

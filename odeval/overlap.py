@@ -79,8 +79,8 @@ def fisher_less(baseline: Counts, candidate: Counts) -> np.ndarray:
     return np.where(empty, 1.0, np.minimum(mass.sum(1), 1.0))
 
 
-def benjamini_hochberg(p_values: np.ndarray, rate: float) -> np.ndarray:
-    """Mark the discoveries, [P] bool, at a false discovery rate.
+def benjamini_hochberg(p_values: np.ndarray, rate: float, times: np.ndarray | None = None) -> np.ndarray:
+    """Mark the discoveries, [P] bool, at a false discovery rate; each p value stands for so many times.
 
     Example:
         >>> benjamini_hochberg(np.array([0.001, 0.02, 0.04, 0.9]), 0.05).tolist()
@@ -90,7 +90,8 @@ def benjamini_hochberg(p_values: np.ndarray, rate: float) -> np.ndarray:
     if not count:
         return np.zeros(0, dtype=bool)
     order = np.argsort(p_values, kind="stable")
-    passing = np.flatnonzero(p_values[order] <= rate * np.arange(1, count + 1) / count)
+    rank = np.arange(1, count + 1) if times is None else np.cumsum(times[order])
+    passing = np.flatnonzero(p_values[order] <= rate * rank / rank[-1])
     found = np.zeros(count, dtype=bool)
     if len(passing):
         found[order[: passing[-1] + 1]] = True

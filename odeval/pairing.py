@@ -17,7 +17,7 @@ from odeval.metrics import METRICS
 from odeval.metrics.passk import pass_at_k
 from odeval.overlap import overlap
 from odeval.stats import estimate, linearise
-from odeval.types import Estimate
+from odeval.types import Estimate, PromptIds
 
 QUESTIONS = {
     "benchmark": "would re-sampling these prompts tell the same?",
@@ -26,13 +26,7 @@ QUESTIONS = {
 _MAX_JUDGED = 64  # grid points whose covariance is kept
 
 
-def clusters(run: Measured, prompt_ids: Sequence[str]) -> np.ndarray | None:
-    names = [run.prompts[prompt_id].cluster or prompt_id for prompt_id in prompt_ids]
-    found, index = np.unique(names, return_inverse=True)
-    return None if len(found) == len(names) else index
-
-
-def counts_of(run: Measured, prompt_ids: Sequence[str]) -> Counts:
+def counts_of(run: Measured, prompt_ids: PromptIds) -> Counts:
     table = run.counts.reindex(prompt_ids)
     return Counts(table["n"].to_numpy(dtype=np.int64), table["c"].to_numpy(dtype=np.int64))
 
@@ -50,16 +44,16 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
     Returns:
         JSON-able; differences are candidate minus reference.
     """
-    prompt_ids = sorted(reference.prompts)
+    prompt_ids = reference.prompts.ids
     counts = [counts_of(run, prompt_ids) for run in (reference, candidate)]
-    curve = paired_curve(counts[0], counts[1], ks, clusters(reference, prompt_ids))
+    curve = paired_curve(counts[0], counts[1], ks, reference.prompts.clusters)
     metrics = {}
     for name in candidate.sums:
         if name not in reference.sums or name == "teacher_high_entropy@teacher":
             continue  # the teacher's entropy on its own completions is one measurement, not two
         bounds = METRICS[name.partition("@")[0]].bounds
         low, high = -(bounds[1] - bounds[0]), bounds[1] - bounds[0]
-        own = [linearise(run.sums[name], prompt_ids, clusters(reference, prompt_ids)) for run in (reference, candidate)]
+        own = [linearise(run.sums[name], prompt_ids, reference.prompts.clusters) for run in (reference, candidate)]
         change = estimate(own[1].minus(own[0]), confidence, (low, high))[0]
         share = estimate(own[1].over(own[0]), confidence, (0.0, np.inf))[0]
         metrics[name] = {
@@ -76,7 +70,7 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
         "n": n,
         "pass_at_k": {
             **_curve(curve, counts, confidence, min(n.values())),
-            **_shares(counts, ks, prompt_ids, clusters(reference, prompt_ids), confidence),
+            **_shares(counts, ks, prompt_ids, reference.prompts.clusters, confidence),
         },
         "metrics": metrics,
         "solved": _solved(counts, prompt_ids),
@@ -85,7 +79,7 @@ def pair(role: str, reference: Measured, candidate: Measured, ks: Sequence[int],
 
 
 def _shares(
-    counts: Sequence[Counts], ks: Sequence[int], prompt_ids: Sequence[str], groups: np.ndarray | None, confidence: float
+    counts: Sequence[Counts], ks: Sequence[int], prompt_ids: PromptIds, groups: np.ndarray | None, confidence: float
 ) -> dict[str, Any]:
     """Candidate over baseline: of pass@k itself, and of the gain pass@k − pass@1 that sampling brings."""
     names = np.asarray(prompt_ids, dtype=object)
@@ -103,7 +97,7 @@ def _shares(
 
 
 def _tokens_to_outcomes(
-    role: str, reference: Measured, candidate: Measured, prompt_ids: Sequence[str], counts: Sequence[Counts],
+    role: str, reference: Measured, candidate: Measured, prompt_ids: PromptIds, counts: Sequence[Counts],
     confidence: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Against the teacher: per prompt, does what was lost at branch points go with what was lost of pass@k?"""
@@ -116,7 +110,7 @@ def _tokens_to_outcomes(
     loss = before[:, 1] - after[:, 1]
     entropy = ratio_per_prompt(lost, prompt_ids)
     controls = [ratio_per_prompt(reference.sums["completion_length"], prompt_ids), before[:, 0]]
-    groups = clusters(reference, prompt_ids)
+    groups = reference.prompts.clusters
     curves = [
         linearise(candidate.by_prompt[f"forward_kl_by_position@{where}"], prompt_ids, groups)
         for where in ("student", "teacher")
@@ -138,7 +132,7 @@ def _tokens_to_outcomes(
     return found
 
 
-def _solved(counts: Sequence[Counts], prompt_ids: Sequence[str]) -> dict[str, Any]:
+def _solved(counts: Sequence[Counts], prompt_ids: PromptIds) -> dict[str, Any]:
     found = overlap(counts[0], counts[1])
     names = np.asarray(prompt_ids, dtype=object)
     return {

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -112,3 +113,13 @@ def is_from(path: Path, made_from: Mapping[str, Any]) -> bool:
         return False
     found = part_provenance(path)
     return all(found.get(key) == value for key, value in made_from.items())
+
+
+def places(column: Any, names: np.ndarray) -> np.ndarray:
+    """Index of each prompt id in the sorted names, −1 where it is not there."""
+    part = column.combine_chunks().dictionary_encode()
+    own = np.array(part.dictionary.to_pylist(), dtype=object)
+    place = np.minimum(np.searchsorted(names, own), max(len(names) - 1, 0))
+    place = np.where(names[place] == own, place, -1) if len(names) else np.full(len(own), -1)
+    found: np.ndarray = place.astype(np.int32)[part.indices.to_numpy()]
+    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from odeval.completions import per_prompt
 from odeval.curves import Counts
 from odeval.measure import Measured
 from odeval.metrics.classes import ClassCounts, Pool, class_counts
@@ -23,7 +26,7 @@ from odeval.pairing import columns
 from odeval.rows import UNBOUNDED, Entry, Intervals, VarietySettings, described, head_of, point, thinned
 from odeval.stats import estimate
 from odeval.tasks import TASKS
-from odeval.types import Estimate
+from odeval.types import Estimate, PerPrompt
 
 _FALSE_DISCOVERIES = 0.05
 _POOLS: dict[Pool, str] = {"graded": "k completions", "outputs": "k right completions"}
@@ -64,23 +67,42 @@ def coverage_of(
     views = []
     for by in settings.by:
         for pool, draws in _POOLS.items():
-            own, other = class_counts(*runs, by=by, pool=pool)
-            views.append({"by": by, "draws": draws, "k": ks, **_view(own, other, ks, intervals)})
-    own, other = class_counts(*runs)
+            curves = per_prompt(partial(_curves, by=by, pool=pool, ks=ks), *runs)
+            views.append({"by": by, "draws": draws, "k": ks, **_view(curves, ks, intervals)})
+    name = reference.meta["task"]["name"]
+    solve = TASKS[name](1).solutions if name in TASKS else None
+    lost, gained = _Modes(settings.modes), _Modes(settings.modes)
+
+    def found(*frames: pd.DataFrame) -> dict[str, PerPrompt]:
+        own, other = class_counts(*frames)
+        lost.add(own, other)
+        gained.add(other, own)
+        curves = {f"distinct {i}": distinct_at_k(run, ks) for i, run in enumerate((own, other))}
+        if solve is not None:
+            listed = {str(name): solve(reference.prompts[name]) for name in own.prompt_ids}
+            curves |= {f"solutions {i}": solution_coverage_at_k(run, listed, ks) for i, run in enumerate((own, other))}
+        return curves
+
+    curves = per_prompt(found, *runs)
     return {
         **head,
         "views": views,
-        "distinct": intervals.curves(_DISTINCT, distinct_at_k(own, ks), distinct_at_k(other, ks)),
-        "solutions": _solutions(reference, own, other, ks, intervals),
-        "lost": _modes(own, other, settings.modes),
-        "gained": _modes(other, own, settings.modes),
+        "distinct": intervals.curves(_DISTINCT, curves["distinct 0"], curves["distinct 1"]),
+        "solutions": intervals.curves(_SOLUTIONS, curves["solutions 0"], curves["solutions 1"]) if solve else None,
+        "lost": lost.result(),
+        "gained": gained.result(),
     }
 
 
-def _view(own: ClassCounts, other: ClassCounts, ks: Sequence[int], intervals: Intervals) -> dict[str, Any]:
-    """Recall, ceiling and gap over the same prompts; grounding beside them."""
+def _curves(*frames: pd.DataFrame, by: str, pool: Pool, ks: Sequence[int]) -> dict[str, PerPrompt]:
+    own, other = class_counts(*frames, by=by, pool=pool)
     ceiling, recall = on_common_ground(self_coverage_at_k(own, ks), recall_at_k(own, other, ks))
-    grounding = recall_at_k(other, own, ks)
+    return {"ceiling": ceiling, "recall": recall, "grounding": recall_at_k(other, own, ks)}
+
+
+def _view(curves: Mapping[str, PerPrompt], ks: Sequence[int], intervals: Intervals) -> dict[str, Any]:
+    """Recall, ceiling and gap over the same prompts; grounding beside them."""
+    ceiling, recall, grounding = (curves[name] for name in ("ceiling", "recall", "grounding"))
     points: dict[str, list[Estimate]] = {name: [] for name in _COVERAGE}
     for j in range(len(ks)):
         lines = intervals.lines(point(recall, j), point(ceiling, j))
@@ -91,30 +113,37 @@ def _view(own: ClassCounts, other: ClassCounts, ks: Sequence[int], intervals: In
     return {name: {**described(entry), **columns(points[name])} for name, entry in _COVERAGE.items()}
 
 
-def _solutions(
-    reference: Measured, own: ClassCounts, other: ClassCounts, ks: Sequence[int], intervals: Intervals
-) -> dict[str, Any] | None:
-    """Share of all solutions found, for a task that lists them."""
-    name = reference.meta["task"]["name"]
-    solve = TASKS[name](1).solutions if name in TASKS else None
-    if solve is None:
-        return None
-    listed = {prompt_id: solve(prompt) for prompt_id, prompt in reference.prompts.items()}
-    both = [solution_coverage_at_k(run, listed, ks) for run in (own, other)]
-    return intervals.curves(_SOLUTIONS, *both)
+class _Modes:
+    """Classes of one run that the other never produced, counted block by block."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._prompts, self._listed = most, 0, list[dict[str, Any]]()
+        self._kinds, self._times = np.zeros((4, 0), dtype=np.int64), np.zeros(0, dtype=np.int64)
+
+    def add(self, own: ClassCounts, other: ClassCounts) -> None:
+        either = np.flatnonzero(own.count + other.count > 0)
+        prompt = own.prompt[either]
+        kinds = np.stack([own.n[prompt], own.count[either], other.n[prompt], other.count[either]])
+        self._prompts += len(np.unique(prompt[_lost(kinds)]))
+        times = np.append(self._times, np.ones(len(prompt), dtype=np.int64))
+        self._kinds, which = np.unique(np.concatenate([self._kinds, kinds], axis=1), axis=1, return_inverse=True)
+        self._times = np.bincount(which.ravel(), times, self._kinds.shape[1]).astype(np.int64)
+        listed = [*self._listed, *lost_modes(own, other, self._most)]
+        self._listed = sorted(listed, key=lambda row: -row["count"] / row["n"])[: self._most]
+
+    def result(self) -> dict[str, Any]:
+        """How many there are; beyond chance at a false discovery rate of 5 %."""
+        kinds, times, lost = self._kinds, self._times, _lost(self._kinds)
+        p_values = fisher_less(Counts(kinds[0], kinds[1]), Counts(kinds[2], kinds[3]))
+        beyond = lost & benjamini_hochberg(p_values, _FALSE_DISCOVERIES, times)
+        return {
+            "count": int(times[lost].sum()),
+            "prompts": self._prompts,
+            "beyond_chance": int(times[beyond].sum()),
+            "listed": self._listed,
+        }
 
 
-def _modes(own: ClassCounts, other: ClassCounts, most: int) -> dict[str, Any]:
-    """Classes of one run that the other never produced; beyond chance at a false discovery rate of 5 %."""
-    either = np.flatnonzero(own.count + other.count > 0)
-    prompt = own.prompt[either]
-    cases = np.stack([own.n[prompt], own.count[either], other.n[prompt], other.count[either]])
-    kinds, which = np.unique(cases, axis=1, return_inverse=True)
-    p_values = fisher_less(Counts(kinds[0], kinds[1]), Counts(kinds[2], kinds[3]))[which]
-    lost = (own.count[either] > 0) & (other.count[either] == 0) & (other.n[prompt] > 0)
-    return {
-        "count": int(lost.sum()),
-        "prompts": len(np.unique(prompt[lost])),
-        "beyond_chance": int((lost & benjamini_hochberg(p_values, _FALSE_DISCOVERIES)).sum()),
-        "listed": lost_modes(own, other, most),
-    }
+def _lost(kinds: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (kinds[1] > 0) & (kinds[3] == 0) & (kinds[2] > 0)
+    return found

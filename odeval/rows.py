@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from odeval.measure import Measured
-from odeval.pairing import QUESTIONS, clusters, columns, number
+from odeval.pairing import QUESTIONS, columns, number
 from odeval.stats import Linearised, estimate, linearise
 from odeval.types import Direction, Estimate, PerPrompt
 
@@ -58,7 +58,7 @@ class Entry:
 
 
 def head_of(reference: Measured, candidate: Measured) -> dict[str, Any]:
-    counted = [run.label for run in (reference, candidate) if run.completions.empty]
+    counted = [run.label for run in (reference, candidate) if not run.completions]
     note = f"{', '.join(counted)}: counts only; which answers were given is not known" if counted else ""
     return {"scope": "population", "question": QUESTIONS["population"], "note": note}
 
@@ -90,8 +90,7 @@ class Intervals:
 
     def __init__(self, reference: Measured, confidence: float) -> None:
         self.confidence = confidence
-        prompt_ids = sorted(reference.prompts)
-        groups = clusters(reference, prompt_ids)
+        prompt_ids, groups = reference.prompts.ids, reference.prompts.clusters
         self.groups = pd.Series(np.arange(len(prompt_ids)) if groups is None else groups, prompt_ids)
 
     def lines(self, *metrics: PerPrompt) -> list[Linearised]:

@@ -10,7 +10,6 @@ Letters: P prompts, J grid points of a curve, G clusters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ import pandas as pd
 from scipy import special
 
 from odeval.moments import Moments
-from odeval.types import Estimate, PerPrompt
+from odeval.types import Estimate, PerPrompt, PromptIds
 
 _DRAWS = 20_000  # of the Gaussian process whose maximum gives a simultaneous band
 _MAX_EXACT = 1e-12
@@ -74,7 +73,7 @@ class Linearised:
         return int(self.clusters.max()) if len(self.clusters) else 0
 
 
-def linearise(metric: PerPrompt, prompt_ids: Sequence[str], clusters: np.ndarray | None = None) -> Linearised:
+def linearise(metric: PerPrompt, prompt_ids: PromptIds, clusters: np.ndarray | None = None) -> Linearised:
     """Turn sums per prompt into a value and its influence on the given prompts.
 
     Args:
@@ -85,7 +84,8 @@ def linearise(metric: PerPrompt, prompt_ids: Sequence[str], clusters: np.ndarray
     Returns:
         NaN values where no prompt says anything.
     """
-    where = pd.Index(metric.prompt_ids).get_indexer(pd.Index(prompt_ids))
+    same = np.array_equal(metric.prompt_ids, prompt_ids)
+    where = np.arange(len(prompt_ids)) if same else pd.Index(metric.prompt_ids).get_indexer(pd.Index(prompt_ids))
     numerator = _rows(metric.numerator, where)
     denominator = _rows(metric.denominator, where)
     unusable = ~np.isfinite(numerator) | ~np.isfinite(denominator)

@@ -158,11 +158,17 @@ class RunFolder:
         Raises:
             CannotJudge: They are missing or damaged.
         """
-        path = self.path / "prompts.jsonl"
+        return [prompt for _, prompt in self.iterate_prompts()]
+
+    def iterate_prompts(self) -> Iterator[tuple[int, Prompt]]:
+        """Read them one by one, each with the place of its line in the file; errors as in `prompts`."""
+        path, start = self.path / "prompts.jsonl", 0
         try:
-            # Not splitlines(): a prompt may hold U+2028 and its like, which JSON leaves as they are.
-            lines = path.read_text(encoding="utf-8").split("\n")
-            return [parse_prompt(json.loads(line)) for line in lines if line]
+            with path.open("rb") as file:  # as bytes: a prompt may hold U+2028 and its like, which end no line here
+                for line in file:
+                    if line.strip():
+                        yield start, parse_prompt(json.loads(line))
+                    start += len(line)
         except FileNotFoundError:
             raise CannotJudge(f"{path}: missing; the run folder is not whole") from None
         except (OSError, ValueError, AttributeError) as error:

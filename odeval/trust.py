@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from odeval.attrition import pass_bounds
+from odeval.completions import blocks
 from odeval.errors import OdevalError
 from odeval.measure import Measured
+from odeval.streams import copied_streams, excess_repeats, repeated_seeds
 from odeval.types import PerPrompt
 
 Status = Literal["ok", "warn", "block", "unknown"]
@@ -25,6 +26,7 @@ FEW_PROMPTS, TOO_FEW_PROMPTS = 100, 50
 _TRUNCATED = _UNGRADED = 0.02
 _DEEPER = 4  # a stored baseline is paid for once and used often: its noise should not be what decides
 _COPIED = 1e-6  # p value under which a stream is called a copy
+_COMPARED = 2000  # prompts on which streams are compared
 _CHANCE = 1e-4  # one-sided probability under which repeats are called suspicious
 
 
@@ -62,29 +64,30 @@ def check_comparable(reference: Measured, other: Measured, allowed: tuple[str, .
             f"{other.label}: graded by {other.meta['task']['grader']}, {reference.label} by "
             f"{reference.meta['task']['grader']}; grade both alike with `odeval grade`"
         )
-    missing = sorted(reference.prompts.keys() - other.prompts.keys())
-    extra = sorted(other.prompts.keys() - reference.prompts.keys())
-    if missing or extra:
+    ids = reference.prompts.ids
+    if not np.array_equal(ids, other.prompts.ids):
+        missing = sorted(reference.prompts.keys() - other.prompts.keys())
+        extra = sorted(other.prompts.keys() - reference.prompts.keys())
         named = (missing or extra)[0]
         raise OdevalError(
             f"{other.label} and {reference.label} were asked different prompts: {len(missing)} only in "
             f"{reference.label}, {len(extra)} only in {other.label} (first {named}); sample both on the same task"
         )
-    for prompt_id in sorted(reference.contents.keys() & other.contents.keys()):
-        if other.contents[prompt_id] != reference.contents[prompt_id]:
-            raise OdevalError(
-                f"prompt {prompt_id} reads differently in {other.label} and {reference.label}; "
-                "sample both on the same task"
-            )
+    known = (reference.contents != b"") & (other.contents != b"")
+    if len(changed := ids[known & (reference.contents != other.contents)]):
+        raise OdevalError(
+            f"prompt {changed[0]} reads differently in {other.label} and {reference.label}; "
+            "sample both on the same task"
+        )
 
 
 def examine(runs: list[Measured]) -> list[Trust]:
     """Make every check that does not stop a comparison by itself."""
-    sampled = [run for run in runs if not run.completions.empty]
+    sampled = [run for run in runs if run.completions]
     counted = [
         Trust("Samples", "unknown", f"{run.label}: counts only; nothing below is known of it")
         for run in runs
-        if run.completions.empty
+        if not run.completions
     ]
     if not sampled:
         return [_prompts(runs), *counted, *(_depth(run) for run in runs if _uneven(run)), _distribution(runs)]
@@ -110,7 +113,7 @@ def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> lis
     n = int(baseline.counts["n"].min())
     deepest = max(candidates, key=lambda run: int(run.counts["n"].max()))
     wanted = _DEEPER * int(deepest.counts["n"].max())
-    if not baseline.completions.empty or n >= wanted:
+    if baseline.completions or n >= wanted:
         return []
     text = f"{baseline.label}: {n} samples a prompt, under {_DEEPER} times the {wanted // _DEEPER} of {deepest.label}"
     advice = "its own noise is in every difference; it is paid for once, so sample it deeper"
@@ -120,7 +123,7 @@ def depth_of_baseline(baseline: Measured, candidates: Sequence[Measured]) -> lis
 def _prompts(runs: list[Measured]) -> Trust:
     count = len(runs[0].prompts)
     detail = f"{count} prompts, identical in all {len(runs)} runs"
-    groups = len({prompt.cluster or name for name, prompt in runs[0].prompts.items()})
+    groups = runs[0].prompts.num_clusters
     if groups < count:
         count, detail = groups, f"{detail}, in {groups} clusters, which are what is independent"
     if count < TOO_FEW_PROMPTS:
@@ -134,7 +137,7 @@ def _templates(runs: list[Measured]) -> Trust:
     templates = {run.meta["model"].get("template", "") for run in runs}
     vocabularies = {run.meta["model"].get("vocabulary", "") for run in runs}
     if len(templates) > 1:
-        chat = any(prompt.messages is not None for prompt in runs[0].prompts.values())
+        chat = runs[0].prompts.chat
         return Trust(
             "Chat template",
             "warn" if chat else "ok",
@@ -169,7 +172,7 @@ def _share(name: str, metric: str, runs: list[Measured], limit: float) -> Trust:
 def _attrition(runs: list[Measured]) -> Trust:
     """The share, and what pass@1 would be if all of them were wrong, or right."""
     found = _share("Not graded (attrition)", "ungraded_fraction", runs, _UNGRADED)
-    bounds = [(run.label, pass_bounds(run, sorted(run.prompts), [1])) for run in runs]
+    bounds = [(run.label, pass_bounds(run, run.prompts.ids, [1])) for run in runs]
     between = "{}: pass@1 between {:.3f} and {:.3f}, whatever they are"
     told = [between.format(label, b["low"][0], b["high"][0]) for label, b in bounds if b]
     return Trust(found.check, found.status, " · ".join([found.detail, *told]))
@@ -183,61 +186,22 @@ def _value(metric: PerPrompt) -> float:
 def _seeds(runs: list[Measured]) -> Trust:
     name = "Every completion has its own seed"
     for run in runs:
-        seeds = run.completions["seed"]
-        if seeds.isna().any():
+        if not run.completions.knows_all("seed"):
             return Trust(name, "unknown", f"{run.label}: seeds were not recorded")
-        if seeds.duplicated().any():
-            return Trust(
-                name,
-                "block",
-                f"{run.label}: {int(seeds.duplicated().sum())} completions share a seed with another",
-            )
+        if repeated := repeated_seeds(run.completions):
+            return Trust(name, "block", f"{run.label}: {repeated} completions share a seed with another")
     return Trust(name, "ok", "all distinct, hashed from (seed, prompt, sample)")
 
 
 def _streams(runs: list[Measured]) -> Trust:
     name = "No sample is a copy of another across prompts"
     for run in runs:
-        first, second, p_value = copied_streams(run.completions)
+        first, second, p_value = copied_streams(run.completions.of(run.completions.prompt_ids[:_COMPARED]))
         if p_value < _COPIED:
             return Trust(
                 name, "block", f"{run.label}: samples {first} and {second} agree on too many prompts (p {p_value:.0e})"
             )
     return Trust(name, "ok", "no two sample numbers agree more often than the answers' frequencies explain")
-
-
-def copied_streams(completions: pd.DataFrame, most: int = 2000) -> tuple[int, int, float]:
-    """Find the pair of sample numbers that agree on more prompts than chance explains.
-
-    Shards that ran with one seed, or seeds that overlap between requests, give sample i and sample j the same text on
-    every prompt. Independent samples agree on prompt p with the share m_p of equal pairs there. The number of
-    agreements over P prompts is then Poisson-binomial, whose upper tail is at most that of Binomial(P, mean m_p).
-
-    Args:
-        completions: With prompt_id, sample_id and digest.
-        most: Prompts to look at.
-
-    Returns:
-        The two sample numbers and a p value, Bonferroni over all pairs; (0, 0, 1.0) where nothing can be tested.
-
-    Source:
-        Ours; the failure is that of vLLM issue 11953. The tail bound is Hoeffding 1956.
-    """
-    chosen = completions[completions["prompt_id"].isin(completions["prompt_id"].unique()[:most])]
-    table = chosen.pivot(index="prompt_id", columns="sample_id", values="digest").dropna()
-    if len(table) < 2 or table.shape[1] < 2:
-        return 0, 0, 1.0
-    codes = np.stack([np.unique(row, return_inverse=True)[1] for row in table.to_numpy()])
-    prompts, samples = codes.shape
-    pairs = samples * (samples - 1) / 2
-    equal = np.mean([(count * (count - 1) / 2).sum() / pairs for count in map(np.bincount, codes)])
-    best = (0, 0, -1)
-    for i in range(samples - 1):
-        agreements = (codes[:, i + 1 :] == codes[:, i : i + 1]).sum(0)
-        j = int(agreements.argmax())
-        if agreements[j] > best[2]:
-            best = (int(table.columns[i]), int(table.columns[i + 1 + j]), int(agreements[j]))
-    return best[0], best[1], min(1.0, float(pairs * special.bdtrc(best[2] - 1, prompts, equal)))
 
 
 def _repeats(run: Measured) -> Trust:
@@ -246,35 +210,12 @@ def _repeats(run: Measured) -> Trust:
     sampling = run.meta["sampling"]
     if (sampling["temperature"], sampling["top_p"], sampling["top_k"]) != (1.0, 1.0, 0):
         return Trust(name, "unknown", "not checked: sampling was not from the model's own distribution")
-    if run.completions["logprob"].isna().any():
+    if not run.completions.knows_all("logprob"):
         return Trust(name, "unknown", "not checked: the engine gave no log-probabilities")
-    z = excess_repeats(run.completions)
+    z = excess_repeats(frame for (frame,) in blocks(run.completions))
     share = _value(run.sums["duplicate_fraction"])
     detail = f"{share:.1%} repeats, {z:+.1f} standard errors from what its probabilities imply"
     return Trust(name, "warn" if special.ndtr(-z) < _CHANCE else "ok", detail)
-
-
-def excess_repeats(completions: pd.DataFrame) -> float:
-    """Test for duplicate streams: more equal pairs than independent draws from the model would give.
-
-    For a prompt with n completions y_i of probability p(y_i), equal pairs minus (n − 1) / 2 · Σ p(y_i) has
-    expectation 0 when the draws are independent; the sum over prompts is divided by its own standard error.
-
-    Args:
-        completions: With prompt_id, digest, and logprob, the log-probability of the whole completion.
-
-    Returns:
-        A z score; large and positive when samples are copies of each other.
-
-    Source:
-        Ours.
-    """
-    prompts = completions.groupby("prompt_id", sort=True)
-    sizes = completions.groupby(["prompt_id", "digest"], sort=True).size()
-    pairs = (sizes * (sizes - 1) / 2).groupby("prompt_id").sum()
-    expected = (prompts.size() - 1) / 2 * np.exp(completions["logprob"]).groupby(completions["prompt_id"]).sum()
-    excess = (pairs - expected).to_numpy()
-    return float(excess.sum() / math.sqrt(max(float((excess**2).sum()), 1e-300)))
 
 
 def _distribution(runs: list[Measured]) -> Trust:

@@ -27,6 +27,7 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Direction = Literal["higher", "lower", "neutral"]
 
 TRAJECTORIES = ("teacher", "student")
+PromptIds = Sequence[str] | np.ndarray
 
 
 def content_hash(value: Any) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from odeval.completions import per_prompt
 from odeval.measure import Measured
 from odeval.metrics.classes import class_counts
 from odeval.metrics.coverage import distinct_at_k
@@ -24,6 +27,7 @@ from odeval.pairing import number
 from odeval.rows import UNBOUNDED, Entry, Intervals, VarietySettings, described, head_of, thinned
 from odeval.store import RunFolder
 from odeval.texts import TEXT_METRICS, measure_texts
+from odeval.types import PerPrompt
 
 _HURLBERT = "rarefaction, Hurlbert 1971"
 _AMONG = Entry("distinct answers among k right completions", "answers", "higher", (0, UNBOUNDED), _HURLBERT)
@@ -83,30 +87,39 @@ def diversity_of(
         return {**head, "matched": None, "answers": {}, "among_right": None, "split": {}, "text": None}
     intervals, ks = Intervals(reference, settings.confidence), thinned(ks)
     runs = (reference.completions, candidate.completions)
-    own, other = class_counts(*runs, pool="outputs")
-    sampled = class_counts(*matched_sample(*_answers(runs), seed=settings.seed), pool="outputs")
-    answers = {"distinct": matched_distinct(own, other)}
-    for name, correction in _CORRECTIONS.items():
-        answers[name] = (answer_entropy(sampled[0], correction), answer_entropy(sampled[1], correction))
+    sums = per_prompt(partial(_answers, seed=settings.seed), *runs)
+    matched = int(np.isfinite(sums["distinct 0"].numerator).sum())
+    answers = {name: intervals.row(entry, sums[f"{name} 0"], sums[f"{name} 1"]) for name, entry in _MATCHED.items()}
+    parts = {name: intervals.one(sums[name], entry.bounds) for name, entry in _SPLIT.items()}
+    del sums
+    among = per_prompt(partial(_among, ks=ks), *runs)
     return {
         **head,
         "matched": {
             "rule": f"as many right completions of either run as the one with fewer has, at least {LEAST}",
-            "prompts": int((np.minimum(own.n, other.n) >= LEAST).sum()),
+            "prompts": matched,
             "of": len(reference.prompts),
         },
-        "answers": {name: intervals.row(_MATCHED[name], *pair) for name, pair in answers.items()},
-        "among_right": intervals.curves(_AMONG, distinct_at_k(own, ks), distinct_at_k(other, ks)),
-        "split": {
-            name: {**described(_SPLIT[name]), **number(intervals.one(part, _SPLIT[name].bounds))}
-            for name, part in split(*runs).items()
-        },
+        "answers": answers,
+        "among_right": intervals.curves(_AMONG, among["0"], among["1"]),
+        "split": {name: {**described(_SPLIT[name]), **number(part)} for name, part in parts.items()},
         "text": _texts(reference, candidate, reference_folder, candidate_folder, intervals, settings),
     }
 
 
-def _answers(runs: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    return [run[["prompt_id", "sample_id", "correct", "answer"]] for run in runs]
+def _answers(*frames: pd.DataFrame, seed: int) -> dict[str, PerPrompt]:
+    """Measures of either run at equal numbers of right completions, and the parts of the change."""
+    pairs = {"distinct": matched_distinct(*class_counts(*frames, pool="outputs"))}
+    own, other = class_counts(*matched_sample(*frames, seed=seed), pool="outputs")
+    for name, correction in _CORRECTIONS.items():
+        pairs[name] = answer_entropy(own, correction), answer_entropy(other, correction)
+    sums = {f"{name} {side}": sums for name, pair in pairs.items() for side, sums in enumerate(pair)}
+    return sums | split(*frames)
+
+
+def _among(*frames: pd.DataFrame, ks: Sequence[int]) -> dict[str, PerPrompt]:
+    runs = class_counts(*frames, pool="outputs")
+    return {str(side): distinct_at_k(run, ks) for side, run in enumerate(runs)}
 
 
 def _texts(
@@ -119,12 +132,11 @@ def _texts(
 ) -> dict[str, Any]:
     """Text measures on as many right completions of either run, on some prompts."""
     runs = (reference.completions, candidate.completions)
-    sizes = [(run["correct"] == 1).groupby(run["prompt_id"]).sum() for run in runs]
-    fewer = pd.concat(sizes, axis=1).fillna(0).min(axis=1)
-    allowed = sorted((str(name) for name in fewer.index[fewer >= LEAST]), key=lambda name: hash_of(settings.seed, name))
-    names = allowed[: settings.text_prompts]
+    fewer = np.minimum(*(run.counts["c"].reindex(runs[0].prompt_ids) for run in (reference, candidate)))
+    allowed = [str(name) for name in fewer.index[fewer >= LEAST]]
+    names = nsmallest(settings.text_prompts, allowed, key=lambda name: hash_of(settings.seed, name))
     chosen = matched_sample(
-        *(run[run["prompt_id"].isin(names)] for run in runs),
+        *(run.of(names) for run in runs),
         by="digest",
         seed=settings.seed,
         most=settings.text_samples,

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from synthetic import draws, random_tokens, write_run, write_tokens
 
-from odeval.measure import load_completions, measure
+from odeval.completions import load_completions
+from odeval.measure import measure
 from odeval.metrics import FAMILIES, METRICS
 from odeval.metrics.passk import counts
 from odeval.metrics.tokens import TokenBlock, block, blocks, combined
@@ -36,7 +37,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     reasons = [["length" if generator.random() < 0.2 else "stop" for _ in row] for row in correct]
     graded = [[None if generator.random() < 0.1 else right for right in row] for row in correct]
     folder = tmp_path_factory.mktemp("common") / "run"
-    return load_completions(write_run(folder, graded, answers=answers, reasons=reasons))
+    return load_completions(write_run(folder, graded, answers=answers, reasons=reasons)).whole()
 
 
 def tokens(seed: int = 0, prompts: int = 9, same: bool = False) -> TokenBlock:

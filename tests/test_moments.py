@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from synthetic import draws, random_tokens, write_run, write_tokens
 
-from odeval.completions import load_completions
 from odeval.measure import measure
 from odeval.metrics import METRICS
-from odeval.metrics.classes import class_counts, prompt_blocks
 from odeval.metrics.tokens import last_parts, whole_prompts
 from odeval.moments import RunningRatio
 from odeval.parts import read_part, write_table
+from odeval.questions import Questions
 from odeval.stats import estimate, linearise
 from odeval.types import PerPrompt
 
@@ -80,9 +78,11 @@ def test_a_prompt_in_several_parts_is_counted_once(tmp_path: Path) -> None:
         path.unlink()
     for number, start in enumerate(range(0, table.num_rows, 5)):
         write_table(folder / f"part-{number:05d}-00000.parquet", table.slice(start, 5), {})
-    last = last_parts(runs[1], "student")
+    names = Questions(runs[1]).ids
+    last = last_parts(runs[1], "student", names)
     assert len(runs[1].part_paths(folder)) == 8
-    assert sorted(last) == sorted({str(name) for name in table["prompt_id"].to_pylist()})
+    rows = table["prompt_id"].to_pylist()
+    assert last.tolist() == [(len(rows) - 1 - rows[::-1].index(name)) // 5 for name in names]
     whole, divided = (measure(run, "run", 0.8) for run in runs)
     for name in (name for name in whole.sums if METRICS[name.partition("@")[0]].table == "tokens"):
         assert divided.sums[name].prompt_ids.tolist() == whole.sums[name].prompt_ids.tolist()
@@ -96,39 +96,7 @@ def test_a_prompt_in_several_parts_is_counted_once(tmp_path: Path) -> None:
 def test_only_open_prompts_are_held() -> None:
     first, second = sums(4, 0), sums(4, 1)
     shared = PerPrompt(np.array(["p003", "q0", "q1", "q2"]), second.numerator, second.denominator, GRID)
-    last = dict.fromkeys([*first.prompt_ids[:3]], 0) | dict.fromkeys(shared.prompt_ids, 1)
-    passed = [dict(part) for part in whole_prompts([{"m": first}, {"m": shared}], last)]
+    names, last = np.array(["p000", "p001", "p002", "p003", "q0", "q1", "q2"]), np.array([0, 0, 0, 1, 1, 1, 1])
+    passed = [dict(part) for part in whole_prompts([{"m": first}, {"m": shared}], names, last)]
     assert [part["m"].prompt_ids.tolist() for part in passed] == [["p000", "p001", "p002"], ["p003", "q0", "q1", "q2"]]
     np.testing.assert_allclose(passed[1]["m"].numerator[0], first.numerator[3] + second.numerator[0])
-
-
-def test_grades_in_another_order_find_their_completions(tmp_path: Path) -> None:
-    right = draws(np.full(6, 0.5), 5, 0)
-    run = write_run(tmp_path / "run", right, answers=[[f"a{s}" for s in range(5)] for _ in range(6)])
-    expected = load_completions(run)
-    table, rows = read_part(run.grades), np.random.default_rng(0).permutation(30)
-    write_table(run.grades, table.take(rows), {"samples": run.fingerprint(run.samples), "grader": "exact"})
-    found = load_completions(run)
-    for name in ("prompt_id", "sample_id", "correct", "answer", "digest", "seed"):
-        assert found[name].tolist() == expected[name].tolist(), name
-    assert found["correct"].tolist() == [float(x) for row in right for x in row]
-    assert isinstance(found["prompt_id"].dtype, pd.CategoricalDtype)
-
-
-def test_counting_by_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage and diversity count some prompts at a time; whole tables and plain texts come in one block."""
-    runs = []
-    for seed, name in enumerate(("left", "right")):
-        right = draws(np.full(40, 0.6), 8, seed)
-        answers = [[f"a{(3 * p + 5 * s + seed) % 7}" for s in range(8)] for p in range(40)]
-        runs.append(load_completions(write_run(tmp_path / name, right, answers=answers)))
-    blocks = list(prompt_blocks(*runs, rows=100))
-    assert len(blocks) > 5
-    for number, run in enumerate(runs):
-        pd.testing.assert_frame_equal(pd.concat([block[number] for block in blocks]), run)
-    assert all(set(left["prompt_id"]) == set(right["prompt_id"]) for left, right in blocks)
-    whole = class_counts(*(run.astype({"prompt_id": object}) for run in runs))
-    monkeypatch.setattr(prompt_blocks, "__kwdefaults__", {"rows": 100})
-    for found, expected in zip(class_counts(*runs), whole, strict=True):
-        for name in ("prompt_ids", "prompt", "name", "count", "n"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

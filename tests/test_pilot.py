@@ -25,7 +25,7 @@ def audited(teacher: Path, student: Path, out: Path, **options: object) -> list[
 
 
 def drawn(run: RunFolder) -> list[tuple[object, ...]]:
-    frame = load_completions(run)
+    frame = load_completions(run).whole()
     return list(frame[["prompt_id", "sample_id", "seed", "digest", "correct"]].itertuples(index=False, name=None))
 
 

@@ -12,6 +12,7 @@ import pytest
 from synthetic import draws, write_run
 
 from odeval import testbed
+from odeval.completions import Completions
 from odeval.engines.hf import HfEngine
 from odeval.engines.hf_model import HfModel
 from odeval.measure import Measured, measure
@@ -85,7 +86,7 @@ def test_the_entry_of_a_comparison(pair: tuple[Measured, Measured]) -> None:
     assert [(view["by"], view["draws"]) for view in found["views"]] == [
         (by, draws) for by in ("answer", "digest") for draws in ("k completions", "k right completions")
     ]
-    own, other = class_counts(*(run.completions for run in pair))
+    own, other = class_counts(*(run.completions.whole() for run in pair))
     gap = linearise(coverage_gap_at_k(own, other, ks), list(own.prompt_ids))
     view = found["views"][0]
     assert view["gap"]["value"][:4] == pytest.approx(gap.value[:4])
@@ -117,14 +118,14 @@ def test_the_share_of_solutions_where_a_task_lists_them(tmp_path: Path) -> None:
     shares = [
         own["answer"].nunique() / len(world.solutions(prompt))
         for prompt in prompts
-        for own in [measured[0].completions[measured[0].completions["prompt_id"] == prompt.prompt_id]]
+        for own in [measured[0].completions.of([prompt.prompt_id])]
     ]
     assert found["baseline"]["value"][1] == pytest.approx(np.mean(shares))
     assert found["label"] == "share of all solutions found in k completions"
 
 
 def test_counts_alone_say_so(pair: tuple[Measured, Measured]) -> None:
-    bare = replace(pair[1], completions=pd.DataFrame())
+    bare = replace(pair[1], completions=Completions())
     found = coverage_of(pair[0], bare, [1])
     assert found["note"] == "student: counts only; which answers were given is not known"
     assert found["views"] == []

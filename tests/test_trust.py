@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from synthetic import draws, write_run
 
+from odeval import streams
 from odeval.attrition import pass_bounds
 from odeval.cli import run
+from odeval.completions import Completions, load_completions
 from odeval.measure import measure
-from odeval.trust import copied_streams, examine, excess_repeats
+from odeval.parts import read_part, write_table
+from odeval.streams import copied_streams, excess_repeats, repeated_seeds
+from odeval.trust import examine
+from odeval.types import Prompt
 
 
 def sampled(seed: int, streams: int = 64, prompts: int = 80, n: int = 64) -> pd.DataFrame:
@@ -27,14 +32,14 @@ def sampled(seed: int, streams: int = 64, prompts: int = 80, n: int = 64) -> pd.
 
 def test_repeats_by_chance_are_not_called_copies() -> None:
     """The z score of independent draws has mean 0 and spread 1, however many repeats there are."""
-    scores = np.array([excess_repeats(sampled(seed)) for seed in range(150)])
+    scores = np.array([excess_repeats([sampled(seed)]) for seed in range(150)])
     assert abs(scores.mean()) < 3 / np.sqrt(len(scores))
     assert 0.75 < scores.std() < 1.25
     assert scores.max() < 4
 
 
 def test_many_repeats_are_found() -> None:
-    assert excess_repeats(sampled(0, streams=32)) > 4
+    assert excess_repeats([sampled(0, streams=32)]) > 4
 
 
 @pytest.mark.parametrize("streams", [16, 56, 63])
@@ -71,8 +76,25 @@ def test_a_shared_seed_blocks(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", draws(np.full(60, 0.5), 4, 0))
     measured = measure(run, "run", 0.8)
     assert {item.check: item.status for item in examine([measured])}["Every completion has its own seed"] == "ok"
-    measured.completions.loc[5, "seed"] = measured.completions.loc[4, "seed"]
-    assert {item.check: item.status for item in examine([measured])}["Every completion has its own seed"] == "block"
+    path = run.part_paths(run.samples)[-1]
+    table = read_part(path)
+    first = read_part(run.part_paths(run.samples)[0])["seed"].to_pylist()[:2]  # two seeds of the first part again
+    seeds = pa.array([*first, *table["seed"].to_pylist()[2:]], pa.uint64())
+    write_table(path, table.set_column(table.schema.get_field_index("seed"), "seed", seeds), {})
+    write_table(run.grades, read_part(run.grades), {"samples": run.fingerprint(run.samples), "grader": "exact"})
+    found = {item.check: item for item in examine([measure(run, "run", 0.8)])}["Every completion has its own seed"]
+    assert (found.status, found.detail) == ("block", "run: 2 completions share a seed with another")
+
+
+def test_shared_seeds_are_found_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_SEEDS", 50)  # several groups
+    run = write_run(tmp_path / "run", draws(np.full(60, 0.5), 4, 0))
+    completions = load_completions(run)
+    assert repeated_seeds(completions) == 0
+    table = completions.rows.read(range(60)).to_pandas()
+    table["seed"] %= np.uint64(97)
+    again = Completions(completions.prompt_ids, [pa.Table.from_pandas(table, preserve_index=False)])
+    assert repeated_seeds(again) == table["seed"].duplicated().sum() > 100
 
 
 def test_warnings(tmp_path: Path) -> None:
@@ -125,9 +147,9 @@ def test_a_stored_baseline_should_be_deeper_than_what_is_judged_by_it(tmp_path: 
 
 
 def test_clusters_are_what_is_counted(tmp_path: Path) -> None:
-    whole = measure(write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0)), "run", 0.8)
-    prompts = {name: replace(prompt, cluster=f"c{i % 12}") for i, (name, prompt) in enumerate(whole.prompts.items())}
-    found = next(row for row in examine([replace(whole, prompts=prompts)]) if row.check == "Prompts")
+    prompts = [Prompt(text=f"question {i}", answer="right", id=f"p{i:05d}", cluster=f"c{i % 12}") for i in range(120)]
+    clustered = write_run(tmp_path / "run", draws(np.full(120, 0.5), 4, 0), prompts=prompts)
+    found = next(row for row in examine([measure(clustered, "run", 0.8)]) if row.check == "Prompts")
     assert found.status == "warn"
     assert found.detail == (
         "120 prompts, identical in all 1 runs, in 12 clusters, which are what is independent; under 50 no PASS is given"

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from synthetic import write_run
 
+from odeval.completions import Completions
 from odeval.measure import Measured, measure
 from odeval.metrics.classes import class_counts
 from odeval.metrics.diversity import matched_distinct, matched_sample
 from odeval.metrics.ngrams import take_apart
 from odeval.metrics.textdiversity import self_bleu
 from odeval.rows import VarietySettings
-from odeval.store import RunFolder, write_table
+from odeval.store import RunFolder, read_part, write_table
 from odeval.texts import TEXT_METRICS, _prompts, measure_texts
 from odeval.variety import diversity_of
 
@@ -56,7 +56,7 @@ def test_the_entry_of_a_comparison(pair: list[tuple[Measured, RunFolder]]) -> No
     found = entry(pair)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["matched"]["of"] == 30
-    own, other = class_counts(*(run.completions for run, _ in pair), pool="outputs")
+    own, other = class_counts(*(run.completions.whole() for run, _ in pair), pool="outputs")
     by_hand = matched_distinct(own, other)
     answers = found["answers"]["distinct"]
     assert answers["difference"]["n"] == found["matched"]["prompts"] == np.isfinite(by_hand[0].numerator).sum()
@@ -92,7 +92,7 @@ def test_texts_are_secondary_matched_and_limited(pair: list[tuple[Measured, RunF
 
 def test_texts_agree_with_a_direct_computation(pair: list[tuple[Measured, RunFolder]]) -> None:
     (teacher, folder), (student, _) = pair
-    chosen = matched_sample(teacher.completions, student.completions, by="digest")[0]
+    chosen = matched_sample(teacher.completions.whole(), student.completions.whole(), by="digest")[0]
     tables = pa.concat_tables(list(folder.iterate(folder.samples)))
     names, samples, ids = (tables[c].to_pylist() for c in ("prompt_id", "sample_id", "token_ids"))
     tokens = {(name, s): np.array(own) for name, s, own in zip(names, samples, ids, strict=True)}
@@ -120,7 +120,7 @@ def test_the_seed_chooses_the_samples(pair: list[tuple[Measured, RunFolder]]) ->
 def test_a_prompt_may_stand_in_several_parts(pair: list[tuple[Measured, RunFolder]], tmp_path: Path) -> None:
     """After an extension, the later samples of a block of prompts are a part of their own."""
     (teacher, folder), (student, _) = pair
-    chosen = matched_sample(teacher.completions, student.completions, by="digest")[0]
+    chosen = matched_sample(teacher.completions.whole(), student.completions.whole(), by="digest")[0]
     shutil.copytree(folder.path, tmp_path / "run")
     extended = RunFolder(tmp_path / "run")
     for path in extended.part_paths(extended.samples):
@@ -141,7 +141,7 @@ def test_a_prompt_is_let_go_as_soon_as_it_is_whole(
     pair: list[tuple[Measured, RunFolder]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (teacher, folder), (student, _) = pair
-    chosen = matched_sample(teacher.completions, student.completions, by="digest")[0]
+    chosen = matched_sample(teacher.completions.whole(), student.completions.whole(), by="digest")[0]
     read, plain = [], folder.iterate
 
     def counted(*arguments: Any) -> Iterator[pa.Table]:
@@ -169,8 +169,9 @@ def test_words_stand_in_for_token_ids_that_are_unknown_or_differ(
         table = pa.parquet.read_table(path, partitioning=None)
         place, nothing = table.schema.get_field_index("token_ids"), pa.nulls(len(table), pa.list_(pa.int32()))
         write_table(path, table.set_column(place, "token_ids", nothing), {})
-    bare = replace(teacher, completions=teacher.completions.assign(num_tokens=np.nan))
-    same = diversity_of(bare, student, imported, two, KS)["text"]
+    made_from = {"samples": imported.fingerprint(imported.samples), "grader": "exact"}
+    write_table(imported.grades, read_part(imported.grades), made_from)
+    same = diversity_of(measure(imported, "teacher", 0.8), student, imported, two, KS)["text"]
     assert same["metrics"]["self_bleu"]["baseline"] == found["metrics"]["self_bleu"]["baseline"]
     assert same["reads"].startswith("words")
 
@@ -199,6 +200,6 @@ def test_empty_completions(tmp_path: Path) -> None:
 
 def test_counts_alone_say_so(pair: list[tuple[Measured, RunFolder]]) -> None:
     (teacher, one), (student, two) = pair
-    found = diversity_of(replace(teacher, completions=pd.DataFrame()), student, one, two, KS)
+    found = diversity_of(replace(teacher, completions=Completions()), student, one, two, KS)
     assert found["note"] == "teacher: counts only; which answers were given is not known"
     assert found["answers"] == {}

@@ -43,10 +43,10 @@ def budget(
         from odeval.pairing import counts_of
 
         measured = measure(open_run(pilot), "pilot", 0.8)
-        rates = pilot_rates(counts_of(measured, sorted(measured.prompts)))
-        lengths = measured.completions.get("num_tokens")
-        if tokens is None and lengths is not None and lengths.notna().all():
-            mean_tokens = float(lengths.mean())
+        rates = pilot_rates(counts_of(measured, measured.prompts.ids))
+        if tokens is None and measured.completions and measured.completions.knows_all("num_tokens"):
+            lengths = measured.sums["completion_length"]
+            mean_tokens = float(lengths.numerator.sum() / lengths.denominator.sum())
     grid = list(ks) if isinstance(ks, tuple) and ks else None
     options = {"margin": margin, "alpha": alpha, "power": power, "drop": drop}
     rows = [_row(evaluate(rates, p, s, grid, **options), mean_tokens) for p in prompts for s in samples]

@@ -26,10 +26,10 @@ from odeval.atomic import write_json
 from odeval.curves import curve_per_prompt
 from odeval.errors import OdevalError
 from odeval.measure import Measured, measure
-from odeval.pairing import clusters, counts_of
+from odeval.pairing import counts_of
 from odeval.stats import estimate, linearise
 from odeval.store import RunFolder
-from odeval.types import Estimate, Prompt
+from odeval.types import Estimate, Prompt, PromptIds
 from odeval.visible import visible
 
 SCHEMA_VERSION = "0.3.0"
@@ -94,7 +94,7 @@ def write_every_eval_ever(run: RunFolder, out: Path, described: Described, ks: S
     made = datetime.fromisoformat(str(measured.meta["provenance"]["time"]))
     task = visible(described.benchmark or str(measured.meta["task"]["name"]), 120)
     record = _Record(task, described.model_id, str(int(made.timestamp())))
-    prompt_ids = sorted(measured.prompts)
+    prompt_ids = measured.prompts.ids
     counts = counts_of(measured, prompt_ids)
     inputs = [run.fingerprint(path) for path in (run.samples, run.grades) if path.exists()]
     content = json.dumps([record.evaluation_id, inputs, counts.n.tolist(), counts.c.tolist()])
@@ -102,7 +102,7 @@ def write_every_eval_ever(run: RunFolder, out: Path, described: Described, ks: S
     name = str(uuid.UUID(bytes=hashlib.blake2b(content.encode(), digest_size=16).digest(), version=4))
     place = "/".join(["data", _portable(task), *map(_portable, described.model_id.split("/"))])
     aggregate = _aggregate(measured, record, described, _estimates(measured, prompt_ids, ks))
-    if not measured.completions.empty and measured.completions["correct"].notna().any():
+    if measured.completions.num_known.get("correct"):
         file = f"{place}/{name}_samples.jsonl"
         lines, checksum = _write_lines(out / file, _rows(run, measured, record))
         aggregate["detailed_evaluation_results"] = {
@@ -137,14 +137,14 @@ def _portable(name: str) -> str:
     return f"_{found}" if found.lower() in ("", "data", "con", "prn", "aux", "nul") else found[:100]
 
 
-def _estimates(measured: Measured, prompt_ids: list[str], ks: Sequence[int]) -> dict[int, Estimate]:
+def _estimates(measured: Measured, prompt_ids: PromptIds, ks: Sequence[int]) -> dict[int, Estimate]:
     counts = counts_of(measured, prompt_ids)
     deepest = int(counts.n.max())
     grid = sorted(set(ks)) or sorted({2**i for i in range(deepest.bit_length())} | {deepest})
     if grid[0] < 1 or grid[-1] > deepest:
         raise OdevalError(f"k {grid[-1] if grid[0] >= 1 else grid[0]}: must be from 1 to n = {deepest}")
     curve = curve_per_prompt(counts, np.asarray(prompt_ids, dtype=object), grid)
-    found = estimate(linearise(curve, prompt_ids, clusters(measured, prompt_ids)), _CONFIDENCE, (0.0, 1.0))
+    found = estimate(linearise(curve, prompt_ids, measured.prompts.clusters), _CONFIDENCE, (0.0, 1.0))
     return {k: item for k, item in zip(grid, found, strict=True) if item.known}
 
 

@@ -5,7 +5,7 @@ Letters: P prompts, M rows, a row being one class of one prompt; n completions o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,6 @@ from pandas.api.types import union_categoricals
 
 Outputs = Literal["correct", "wrong", "all"]
 Pool = Literal["graded", "outputs"]
-_ROWS = 2**17  # completions of a block
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,37 +62,6 @@ def class_counts(
     Returns:
         One ClassCounts a run, over the same rows; a prompt of any run is in all.
     """
-    blocks = [_counted(block, by, outputs, pool) for block in prompt_blocks(*runs)]
-    return [_stacked([block[number] for block in blocks]) for number in range(len(runs))]
-
-
-def prompt_blocks(*runs: pd.DataFrame, rows: int = _ROWS) -> Iterator[list[pd.DataFrame]]:
-    """Cut runs into blocks of the same prompts, so that what is computed on the way does not grow with a run.
-
-    Args:
-        runs: With prompt_id. Runs that are not sorted by it, or hold plain texts there, come in one block.
-        rows: Of a block in all runs together, about.
-    """
-    columns = [run["prompt_id"] for run in runs]
-    packed = all(isinstance(column.dtype, pd.CategoricalDtype) for column in columns)
-    total = sum(map(len, runs))
-    if not packed or total <= rows or not all((np.diff(column.cat.codes) >= 0).all() for column in columns):
-        yield list(runs)
-        return
-    names = sorted(set().union(*(column.cat.categories for column in columns)))
-    step = max(1, len(names) * rows // total)
-    starts = [0] * len(runs)
-    for first in range(step, len(names) + step, step):
-        ends = [
-            len(column) if first >= len(names)
-            else int(np.searchsorted(column.cat.codes, column.cat.categories.searchsorted(names[first])))
-            for column in columns
-        ]  # fmt: skip
-        yield [run.iloc[start:end] for run, start, end in zip(runs, starts, ends, strict=True)]
-        starts = ends
-
-
-def _counted(runs: Sequence[pd.DataFrame], by: str, outputs: Outputs, pool: Pool) -> list[ClassCounts]:
     owner = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
     prompt, prompt_ids = _numbered(_column(runs, "prompt_id"))
     correct, name = _column(runs, "correct").to_numpy(dtype=np.float64), _column(runs, by)
@@ -113,20 +81,6 @@ def _counted(runs: Sequence[pd.DataFrame], by: str, outputs: Outputs, pool: Pool
         )
         for number in range(len(runs))
     ]
-
-
-def _stacked(blocks: Sequence[ClassCounts]) -> ClassCounts:
-    if len(blocks) == 1:
-        return blocks[0]
-    sizes = [len(block.prompt_ids) for block in blocks]
-    starts = np.cumsum([0, *sizes[:-1]])
-    return ClassCounts(
-        prompt_ids=np.concatenate([block.prompt_ids for block in blocks]),
-        prompt=np.concatenate([block.prompt + start for block, start in zip(blocks, starts, strict=True)]),
-        name=np.concatenate([block.name for block in blocks]),
-        count=np.concatenate([block.count for block in blocks]),
-        n=np.concatenate([block.n for block in blocks]),
-    )
 
 
 def _column(runs: Sequence[pd.DataFrame], name: str) -> pd.Series:

@@ -9,14 +9,13 @@ Letters: P prompts, M rows (a class of a prompt, see `ClassCounts`), J sizes; m 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from odeval.metrics.classes import ClassCounts, class_counts, prompt_blocks
+from odeval.metrics.classes import ClassCounts, class_counts
 from odeval.metrics.coverage import distinct_at_k
 from odeval.metrics.hypergeometric import at_least
 from odeval.types import PerPrompt
@@ -74,11 +73,6 @@ def matched_sample(
     Returns:
         The chosen rows of each run, sorted by prompt and hash; prompts with m < 2 in none.
     """
-    chosen = [_matched(block, by, seed, most) for block in prompt_blocks(*runs)]
-    return [pd.concat([block[number] for block in chosen]) for number in range(len(runs))]
-
-
-def _matched(runs: Sequence[pd.DataFrame], by: str, seed: int, most: int | None) -> list[pd.DataFrame]:
     right = [run[(run["correct"] == 1) & run[by].notna()] for run in runs]
     sizes = pd.concat([run.groupby("prompt_id").size() for run in right], axis=1).fillna(0).min(axis=1)
     size = (sizes if most is None else sizes.clip(upper=most)).astype(np.int64)

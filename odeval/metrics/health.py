@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from odeval.metrics.classes import prompt_blocks
 from odeval.types import PerPrompt
 
 
@@ -29,8 +28,7 @@ def duplicate_fraction(completions: pd.DataFrame) -> PerPrompt:
     In a small answer space many repeats are chance; the trust panel compares them with the model's own
     probabilities.
     """
-    again = [block.duplicated(["prompt_id", "digest"]) for (block,) in prompt_blocks(completions)]
-    return _share(completions, pd.concat(again))
+    return _share(completions, completions.duplicated(["prompt_id", "digest"]))
 
 
 def completion_length(completions: pd.DataFrame) -> PerPrompt:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from odeval.parts import places
 from odeval.schemas import BRANCH_COLUMNS, TOKEN_COLUMNS
 from odeval.store import RunFolder
 from odeval.types import PerPrompt
@@ -95,7 +96,8 @@ def layout(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray, np.nda
     lists = table[column].combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     lengths = np.diff(lists.offsets.to_numpy())
-    names, prompt = np.unique(np.asarray(table["prompt_id"].to_pylist(), dtype=object), return_inverse=True)
+    names = np.array(sorted(table["prompt_id"].unique().to_pylist()), dtype=object)
+    prompt = places(table["prompt_id"], names)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return names, prompt[sequence], sequence, position
@@ -107,28 +109,30 @@ def blocks(run: RunFolder, trajectory: str) -> Iterator[TokenBlock]:
         yield block(table)
 
 
-def last_parts(run: RunFolder, trajectory: str) -> dict[str, int]:
-    """Prompt id → number of the last part that holds it: a run that was extended, or imported, divides prompts."""
-    found: dict[str, int] = {}
+def last_parts(run: RunFolder, trajectory: str, prompt_ids: np.ndarray) -> np.ndarray:
+    """Number of the last part that holds each prompt, [P]: a run that was extended, or imported, divides prompts."""
+    found = np.full(len(prompt_ids), -1)
     for number, table in enumerate(run.iterate(run.tokens(trajectory), ["prompt_id"])):
-        found.update(dict.fromkeys(table["prompt_id"].unique().to_pylist(), number))
+        place = places(table["prompt_id"], prompt_ids)
+        found[place[place >= 0]] = number
     return found
 
 
 def whole_prompts(
-    parts: Iterable[Mapping[str, PerPrompt]], last: Mapping[str, int]
+    parts: Iterable[Mapping[str, PerPrompt]], prompt_ids: np.ndarray, last: np.ndarray
 ) -> Iterator[Mapping[str, PerPrompt]]:
     """Pass on the sums of parts, each prompt once and whole; only prompts that go on in a later part are held.
 
     Args:
         parts: Metric name → sums over one part; all metrics on the part's prompts.
-        last: As `last_parts` finds it.
+        prompt_ids: [P] of the run, sorted.
+        last: [P] as `last_parts` finds it.
     """
     held: Mapping[str, PerPrompt] = {}
     for number, sums in enumerate(parts):
         if held:
             sums = {name: combined([held[name], own]) for name, own in sums.items()}
-        ends = np.array([last[name] <= number for name in next(iter(sums.values())).prompt_ids], dtype=bool)
+        ends = last[np.searchsorted(prompt_ids, next(iter(sums.values())).prompt_ids)] <= number
         held = {} if ends.all() else {name: _of_prompts(own, ~ends) for name, own in sums.items()}
         yield sums if ends.all() else {name: _of_prompts(own, ends) for name, own in sums.items()}
 
