@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from odeval.errors import CannotJudge, OdevalError
 from odeval.executors import Executor
 from odeval.scoring_bounds import score_bounds
 from odeval.store import RunFolder
-from odeval.types import TRAJECTORIES, ModelRef, SamplingParams
+from odeval.types import TRAJECTORIES
 
 RAY = Executor("ray")
 
@@ -86,19 +85,6 @@ def without_provenance(path: Path) -> Any:
     found = json.loads(path.read_text())
     found.pop("provenance")
     return found
-
-
-def test_a_cluster_that_is_not_there(tmp_path: Path, capsys: Any) -> None:
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'odeval[ray]'")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
-        common = ["sample", "none", "--task", "graph_paths", "--out", str(tmp_path), "--executor", "ray"]
-        assert run([*common, "--ray-address", address]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"odeval: Ray at {address}: cannot be reached (")
-    assert error.endswith("); start it by `ray start --head`, or leave out --ray-address and RAY_ADDRESS\n")
-    assert error.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -279,29 +265,3 @@ def test_what_the_user_can_mend_reads_as_ever(ray: Any, tmp_path: Path, capfd: A
     expected = r"--workers 99: Ray has room for \d+, each with 1 of its \d+ cores; ask for fewer"
     with Executor("ray", 99).crew(int) as crew, pytest.raises(OdevalError, match=expected):
         crew.ask(str)
-
-
-def test_without_ray_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    code = run(["sample", "none", "--task", "graph_paths", "--out", str(tmp_path), "--executor", "ray", "--quiet"])
-    assert code == 2
-    assert capsys.readouterr().err == "odeval: --executor ray needs Ray: pip install 'odeval[ray]'\n"
-
-
-def test_refusals(tmp_path: Path, capsys: Any) -> None:
-    from odeval.engines import engine_crew
-
-    with pytest.raises(OdevalError, match="--executor ray: the engine 'server' only waits for its servers; name them"):
-        engine_crew("server", EngineOptions("m"), RAY)
-    runs = [str(tmp_path), "--teacher-run", str(tmp_path), "--student", "s", "--teacher", "t"]
-    assert run(["score", *runs, "--engine", "server", "--base-url", "http://x", "--executor", "ray", "--quiet"]) == 2
-    assert capsys.readouterr().err.startswith("odeval: --executor ray: the engine 'server' only waits for its servers")
-    with pytest.raises(OdevalError, match="--workers 0: at least 1 is needed"), Executor("ray", 0).crew(int):
-        pass
-    with pytest.raises(OdevalError, match=r"nowhere: no such folder on .*; Ray's machines must share the file system"):
-        executors._Worker._open(object.__new__(executors._Worker), int, "/nowhere")
-    folder, params = RunFolder(tmp_path / "run"), SamplingParams(n=1, max_tokens=1)
-    with pytest.raises(OdevalError, match=r"run: is another folder on .*; Ray's machines must share its file system"):
-        sampling._sample_part(
-            None, ("part-0", []), model=ModelRef("m"), params=params, run=folder, opened="1", made_from={}
-        )
