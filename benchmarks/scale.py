@@ -1,6 +1,6 @@
 """Memory and time of comparing scored runs of ever more prompts: is the peak flat in their number?
 
-    python benchmarks/scale.py [--prompts 10000,20000,40000] [--samples 64] [--tokens 32] [--keep FOLDER]
+    python benchmarks/scale.py [--prompts 10000,20000,40000] [--samples 64] [--tokens 32]
 
 Runs, grades and token tables are synthetic and written part by part. For every size two processes are measured, each
 by the peak of resident memory that the kernel tells: one that only reduces the token tables of both trajectories, and
