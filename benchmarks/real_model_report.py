@@ -208,11 +208,11 @@ def total(value: Any) -> float:
 
 def limits(data: dict[str, Any]) -> list[str]:
     return [
-        "One model family, one task, one training seed, one learning rate for all arms, and a budget that a laptop has "
-        "in an hour: arms that look alike may part with more updates. Arms were not tuned, and no arm was left out. "
-        "The start is not the first one tried: with more layers dropped it fell to chance in a look at a few prompts, "
-        "and was given up before any arm was audited. The number of updates was cut to the time at hand, before any "
-        "audit too.",
+        "One model family, one task, one training seed, one learning rate for all arms, and the updates that one core "
+        "makes in about half an hour an arm: arms that look alike may part with more. Arms were not tuned, and no arm "
+        "was left out. The start is not the first one tried: with more layers dropped it fell to chance in a look at a "
+        "few prompts, and was given up before any arm was audited. A first round of 20 updates an arm was audited too, "
+        "and replaced by this longer one, whose length was set by the time at hand.",
         f"Machine: {data['hardware']}, one thread. Versions: "
         + ", ".join(f"{name} {version}" for name, version in data["provenance"]["versions"].items())
         + ".",
