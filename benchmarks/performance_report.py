@@ -17,6 +17,7 @@ from odeval.atomic import read_json, write_text
 REPORT = RESULTS.parent.parent / "reports" / "performance" / "README.md"
 COMMANDS = {
     "sampling": "python benchmarks/sampling.py --rounds 3",
+    "vllm_sampling": ".venv-vllm/bin/python benchmarks/vllm_sampling.py",
     "loss": "peers/bin/python benchmarks/loss.py --rounds 5",
     "scoring": "python benchmarks/scoring.py",
     "training": "peers/bin/python benchmarks/training.py",
@@ -80,6 +81,14 @@ def sampling(results: Path) -> Iterator[Claim]:
         yield Claim(what, row["ratio"], f"{row['ratio']:.2f}", "sampling", least.get(key, 1.0))
 
 
+def vllm(results: Path) -> Iterator[Claim]:
+    for row in newest("vllm_sampling", results)["rows"]:
+        what = (
+            f"tokens per CPU second over vLLM's `generate` on a CPU, {row['prompt_tokens']} prompt tokens, to the limit"
+        )
+        yield Claim(what, row["ratio"]["vLLM"], f"{row['ratio']['vLLM']:.2f}", "vllm_sampling", 1.0)
+
+
 def loss(results: Path) -> Iterator[Claim]:
     found = newest("loss", results)
     for row in found["rows"]:
@@ -131,7 +140,7 @@ def others(results: Path) -> Iterator[Claim]:
 
 
 def claims(results: Path = RESULTS) -> list[Claim]:
-    return [*sampling(results), *loss(results), *others(results)]
+    return [*sampling(results), *vllm(results), *loss(results), *others(results)]
 
 
 def headline(results: Path = RESULTS) -> str:

@@ -50,6 +50,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_more_prompts_than_are_read_in_one_step(folder: Path) -> None:
+    """vLLM would read the last of them in two steps, and then cannot take back a random number on a CPU."""
+    engine = open_engine("vllm", EngineOptions(str(folder)))
+    prompts = [[1, *(4 + (7 * p + i) % 200 for i in range(100))] for p in range(100)]
+    found = engine.sample(prompts, [[completion_seed(0, "m", str(p), 0)] for p in range(100)], PARAMS)
+    assert [len(own) for own in found] == [1] * 100
+
+
 def test_vllm_takes_end_tokens_and_nothing_else_from_a_generation_config(folder: Path) -> None:
     engine = open_engine("vllm", EngineOptions(str(folder)))
     asked = [engine.encode(prompt) for prompt in PROMPTS]
