@@ -195,9 +195,12 @@ def memory(quick: bool) -> list[dict[str, Any]]:
             for tokens in sizes:
                 told = ["--peak", name, str(vocab), str(tokens), str(hidden), kind]
                 done = subprocess.run(
-                    [sys.executable, __file__, *told], capture_output=True, text=True, check=True,
+                    [sys.executable, __file__, *told], capture_output=True, text=True, check=False,
                     env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)},
                 )  # fmt: skip
+                if done.returncode:
+                    print(f"V {vocab} N {tokens} {kind} {name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
+                    continue
                 mib = float(json.loads(done.stdout.splitlines()[-1]))
                 rows.append({
                     "peer": name, "vocab": vocab, "tokens": tokens, "hidden": hidden, "kind": kind, "peak_mib": mib
