@@ -26,6 +26,7 @@ from odeval.types import Completion, SamplingParams
 PARAMS = SamplingParams(n=1, max_tokens=12)
 PROMPTS = [[1, 5, 9], [1, 7, 7], [1, 4, 5, 6, 7, 8, 9, 10, 11], [1], [1, 30, 12], [1, *range(4, 28)]]
 SEEDS = [[1000 * p + s for s in range(3 + 2 * p)] for p in range(len(PROMPTS))]
+SHARING = ("llama", "qwen3", "gpt2", "cohere", "granite", "mixtral")
 SUM_ORDER = {"mixtral"}  # an expert sees only the rows that are routed to it, and these depend on the batch
 
 
@@ -47,18 +48,25 @@ def counted(engine: HfEngine) -> list[tuple[int, int]]:
     return passes
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_same_seed_same_tokens_whatever_the_batch(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "share"), [*((name, False) for name in ARCHITECTURES), *((name, True) for name in SHARING)]
+)
+def test_same_seed_same_tokens_whatever_the_batch(architecture: str, share: bool) -> None:
     """Unequal prompt lengths, any memory, any order, any company: one seed is one completion, bit for bit."""
     model = tiny(architecture)
-    answers = HfEngine(model).sample(PROMPTS, SEEDS, PARAMS)
+    answers = HfEngine(model, share=share).sample(PROMPTS, SEEDS, PARAMS)
     assert len({tuple(t) for own in tokens(answers) for t in own}) > 20, "the model says something"
     assert {c.finish_reason for own in answers for c in own} == {"stop", "length"}
-    alternatives = [HfEngine(model, memory_bytes=memory).sample(PROMPTS, SEEDS, PARAMS) for memory in (1, 50_000)]
+    alternatives = [
+        HfEngine(model, memory_bytes=memory, share=share).sample(PROMPTS, SEEDS, PARAMS) for memory in (1, 50_000)
+    ]
     order = [3, 0, 5, 2, 1, 4]
-    shuffled = HfEngine(model).sample([PROMPTS[p] for p in order], [SEEDS[p][::-1] for p in order], PARAMS)
+    shuffled = HfEngine(model, share=share).sample([PROMPTS[p] for p in order], [SEEDS[p][::-1] for p in order], PARAMS)
     alternatives.append([shuffled[order.index(p)][::-1] for p in range(len(PROMPTS))])
-    alone = [HfEngine(model).sample([prompt], [own], PARAMS)[0] for prompt, own in zip(PROMPTS, SEEDS, strict=True)]
+    alone = [
+        HfEngine(model, share=share).sample([prompt], [own], PARAMS)[0]
+        for prompt, own in zip(PROMPTS, SEEDS, strict=True)
+    ]
     for other in (*alternatives, alone):
         assert tokens(other) == tokens(answers)
         for own, others in zip(answers, other, strict=True):

@@ -1,6 +1,6 @@
 """The embedded engine: any Hugging Face causal LM through its own forward, and a sampling loop of our own.
 
-Against `generate(num_return_sequences=n)` it prefills each prompt once and expands the cache to the completions,
+Against `generate(num_return_sequences=n)` it prefills each prompt once, lets the completions share its keys and values,
 lets finished rows leave the batch, and gives every completion its own random stream. The model's own
 `generation_config` supplies stop tokens and nothing else: temperature, top_p and top_k are always ours.
 
@@ -9,6 +9,7 @@ Letters: R completions of a batch, V vocabulary.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from odeval.divergence import log_softmax
 from odeval.engines.hf_model import HfModel
+from odeval.engines.prefix import PrefixCache, sharing_holds
 from odeval.engines.sampler import draw, uniforms
 from odeval.errors import OdevalError
 from odeval.types import Completion, ModelRef, Prompt, SamplingParams
@@ -28,6 +30,7 @@ _COMPACT_AT = 0.25  # share of rows that must leave for copying the cache to pay
 # vector register go through another exp(): logits move by 1e-7, and about one token in a million would depend on what
 # else is in the batch. Batches are filled up to a multiple of this with copies that are thrown away.
 _ROWS = 16
+_SHARES_FROM = 512  # tokens of vocabulary
 _LOGITS_BYTES = 40  # per row and token of the vocabulary: float32 logits and four float64 rows of draw()
 
 
@@ -46,15 +49,25 @@ class HfEngine:
         model: A folder, or a model already wrapped.
         device: As in HfModel.
         memory_bytes: What the key-value cache and the logits of one batch may take; 16 rows always run.
+        share: Hold and read a prompt's keys and values once for all its completions, and decode prompts of different
+            lengths together, on a CPU; log-probabilities differ by rounding from those of a cache for each completion.
+            By default wherever the model allows it and has 512 tokens or more: the embedded models, whose published
+            runs were drawn without, have fewer.
 
     Raises:
-        OdevalError: The folder is no model, or the model cannot decode from a cache.
+        OdevalError: The folder is no model, or the model cannot decode from a cache, or not from a shared one if told.
     """
 
-    def __init__(self, model: str | Path | HfModel, device: str = "auto", memory_bytes: int = 2**30) -> None:
+    def __init__(
+        self, model: str | Path | HfModel, device: str = "auto", memory_bytes: int = 2**30, share: bool | None = None
+    ) -> None:
         self.model = model if isinstance(model, HfModel) else HfModel(model, device)
         self.model.check_cache()
         self.memory_bytes = memory_bytes
+        wanted = self.model.vocab_size >= _SHARES_FROM if share is None else share
+        self.shares = wanted and sharing_holds(self.model)
+        if share and not self.shares:
+            raise OdevalError(f"{self.model.name}: its attention cannot share a prompt's keys; leave `share` out")
 
     @property
     def max_length(self) -> int | None:
@@ -114,15 +127,29 @@ class HfEngine:
     def _batches(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
     ) -> Iterator[list[tuple[int, int]]]:
-        """Cut the work into batches of (prompt, sample) pairs: prompts of one length, within the memory budget."""
+        """Cut the work into batches of (prompt, sample) pairs, within the memory budget, the shorter prompts first.
+
+        Prompts of different lengths share a batch only where the prompts' keys are shared.
+        """
         constant, per_token = self.model.cache_bytes
-        by_length = sorted(range(len(prompts)), key=lambda p: len(prompts[p]))
-        for length, group in groupby(by_length, key=lambda p: len(prompts[p])):
-            pairs = [(p, s) for p in group for s in range(len(seeds[p]))]
-            row_bytes = constant + per_token * (length + params.max_tokens) + _LOGITS_BYTES * self.model.vocab_size
-            rows = max(1, self.memory_bytes // row_bytes // _ROWS) * _ROWS
-            for start in range(0, len(pairs), rows):
-                yield pairs[start : start + rows]
+        batch: list[tuple[int, int]] = []
+        used = 0
+        for p in sorted(range(len(prompts)), key=lambda p: len(prompts[p])):
+            held = per_token * len(prompts[p])
+            row = constant + per_token * params.max_tokens + _LOGITS_BYTES * self.model.vocab_size
+            row += 0 if self.shares else held
+            if batch and not self.shares and len(prompts[batch[-1][0]]) != len(prompts[p]):
+                yield batch
+                batch, used = [], 0
+            used += held if self.shares else 0
+            for s in range(len(seeds[p])):
+                if batch and len(batch) % _ROWS == 0 and used + _ROWS * row > self.memory_bytes:
+                    yield batch
+                    batch, used = [], held if self.shares else 0
+                batch.append((p, s))
+                used += row
+        if batch:
+            yield batch
 
     @torch.no_grad()
     def _run(
@@ -133,13 +160,7 @@ class HfEngine:
         batch: list[tuple[int, int]],
     ) -> list[Completion]:
         filled = batch + batch[-1:] * (_round_up(len(batch)) - len(batch))
-        unique = list(dict.fromkeys(p for p, _ in batch))
-        cache = self.model.new_cache(len(prompts[unique[0]]) + params.max_tokens)
-        logits = self._prefill([prompts[p] for p in unique], cache)
-        place = {p: i for i, p in enumerate(unique)}
-        expand = torch.tensor([place[p] for p, _ in filled], device=self.model.device)
-        cache.reorder_cache(expand)
-        logits = logits[expand]
+        cache, logits = self._begin(prompts, Counter(p for p, _ in filled), params.max_tokens)
 
         tokens: Any = np.zeros((len(filled), params.max_tokens), dtype=np.int32)
         logprobs: Any = np.zeros((len(filled), params.max_tokens), dtype=np.float32)
@@ -186,6 +207,23 @@ class HfEngine:
             )
             for row, text in enumerate(texts)
         ]
+
+    def _begin(
+        self, prompts: Sequence[Sequence[int]], counts: Counter[int], max_tokens: int
+    ) -> tuple[Any, torch.Tensor]:
+        """Return a batch's cache, `counts[p]` rows for prompt p in that order, and the logits [R, V] that follow."""
+        caches, logits, sizes = [], [], []
+        for length, group in groupby(counts, key=lambda p: len(prompts[p])):
+            same = [prompts[p] for p in group]
+            caches.append(self.model.new_cache(length + max_tokens))
+            logits.append(self._prefill(same, caches[-1])[: len(same)])
+            sizes.append(len(same))
+        rows = torch.tensor(list(counts.values()), device=self.model.device)
+        expand = torch.arange(len(counts), device=self.model.device).repeat_interleave(rows)
+        if self.shares:
+            return PrefixCache(caches, sizes, list(counts.values()), max_tokens), torch.cat(logits)[expand]
+        caches[0].reorder_cache(expand)
+        return caches[0], logits[0][expand]
 
     def _prefill(self, prompts: Sequence[Sequence[int]], cache: Any) -> torch.Tensor:
         """Fill the cache with prompts of one length, return the logits that follow them, [R, V].

@@ -15,6 +15,7 @@ import torch
 from odeval.atomic import hash_files
 from odeval.engines.cache import new_cache
 from odeval.engines.loading import check_folder, device_named, first_line, load_tokenizer, load_weights, stop_ids
+from odeval.engines.prefix import PrefixCache, attending
 from odeval.errors import OdevalError
 from odeval.fused import Head
 from odeval.testbed import model_folder
@@ -145,7 +146,11 @@ class HfModel:
         """
         # Mamba ignores `past_key_values` without a word
         name = "cache_params" if "cache_params" in signature(self.model.forward).parameters else "past_key_values"
-        output = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=keep, **{name: cache})
+        if isinstance(cache, PrefixCache):
+            with attending(self.model):
+                output = self.model(input_ids, position_ids=cache.positions(), use_cache=True, past_key_values=cache)
+        else:
+            output = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=keep, **{name: cache})
         logits: torch.Tensor = output.logits[:, -1, : self.vocab_size]
         return logits
 
