@@ -69,7 +69,7 @@ WARM_UP = {
     "learning_rate": 2e-4, "warmup_steps": 2,
 }  # fmt: skip
 ARM = {
-    "max_steps": 20, "num_generations": 4, "learning_rate": 1e-4, "lr_scheduler_type": "constant_with_warmup",
+    "max_steps": 240, "num_generations": 4, "learning_rate": 1e-4, "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 3,
 }  # fmt: skip
 ARMS: dict[str, dict[str, Any]] = {
