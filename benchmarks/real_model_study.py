@@ -1,6 +1,6 @@
 """Reverse, forward and blended KL on a real language model: SmolLM2-135M, a pruned student, reasoning-gym's countdown.
 
-    python benchmarks/real_model_study.py            # needs `make models`; about 90 minutes on one thread, resumable
+    python benchmarks/real_model_study.py            # needs `make models`; about two hours on one thread, resumable
 
     1. how far the model as it is, few-shot, lies from guessing
     2. the teacher: the same model fine-tuned on right answers, drawn evenly from all right ones
