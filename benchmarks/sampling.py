@@ -6,7 +6,8 @@
 Both draw n completions of one prompt from the untruncated model, or n / 16 of each of 16 prompts that differ in length,
 which `generate` pads on the left. "to the limit" lets every completion run to max_tokens; "with ends" gives 1 of 16
 tokens the power to end one, so lengths differ, as they do in an evaluation, and are 16 on average. Only tokens up to
-and with the first end count. The ratio is of CPU time, which a busy neighbour disturbs less than wall time. Writes
+and with the first end count. The ratio is of CPU time, which a busy neighbour disturbs less than wall time, and of
+calls in the same round; its median counts. Model and engine are made before. Writes
 results/sampling_<hardware>_<yyyymm>.json.
 """
 
@@ -44,17 +45,21 @@ def build() -> Any:
     return LlamaForCausalLM(config).eval()
 
 
-def ours(model: Any, prompts: list[list[int]], n: int, max_tokens: int, stops: list[int], seed: int) -> int:
+def engine_of(model: Any, stops: list[int]) -> HfEngine:
     wrapped = HfModel.wrap(model, tiny_tokenizer([f"w{i}" for i in range(VOCAB - 4)], 1024))
     wrapped.stop_ids = frozenset(stops)
-    engine = HfEngine(wrapped)
+    return HfEngine(wrapped)
+
+
+def ours(engine: HfEngine, prompts: list[list[int]], n: int, max_tokens: int, seed: int) -> int:
     each = n // len(prompts)
     seeds = [[seed * n + p * each + s for s in range(each)] for p in range(len(prompts))]
     answers = engine.sample(prompts, seeds, SamplingParams(n=1, max_tokens=max_tokens))
     return sum(len(completion.token_ids) for own in answers for completion in own)
 
 
-def plain(model: Any, prompts: list[list[int]], n: int, max_tokens: int, stops: list[int], seed: int) -> int:
+def plain(engine: HfEngine, prompts: list[list[int]], n: int, max_tokens: int, seed: int) -> int:
+    model, stops = engine.model.model, sorted(engine.model.stop_ids)
     torch.manual_seed(seed)
     config = GenerationConfig(
         do_sample=True, temperature=1.0, top_p=1.0, top_k=0, num_return_sequences=n // len(prompts),
@@ -89,18 +94,19 @@ def main() -> None:
     rows = []
     print(f"{'prompt':>8} {'completions':13} {'odeval':>9} {'generate':>9} {'ratio':>6}   tokens per CPU second")
     for case, stops in STOPS.items():
+        engine = engine_of(model, stops)
         for length in (*options.prompt_lengths, f"{MIXED[0]} to {MIXED[-1]}"):
             lengths = [length] if isinstance(length, int) else MIXED
             prompts = [[1, *(4 + i % (VOCAB - 4) for i in range(own - 1))] for own in lengths]
             found: dict[str, list[tuple[float, float]]] = {"odeval": [], "generate": []}
             for function in (ours, plain):  # the first call of each loads code
-                function(model, prompts, 2 * len(prompts), 2, stops, 0)
+                function(engine, prompts, 2 * len(prompts), 2, 0)
             for seed in range(options.rounds):
                 for name, function in (("odeval", ours), ("generate", plain)):
-                    found[name].append(timed(function, model, prompts, options.n, options.max_tokens, stops, seed))
+                    found[name].append(timed(function, engine, prompts, options.n, options.max_tokens, seed))
             cpu = {name: statistics.median(rate for rate, _ in runs) for name, runs in found.items()}
             wall = {name: statistics.median(rate for _, rate in runs) for name, runs in found.items()}
-            ratio = cpu["odeval"] / cpu["generate"]
+            ratios = [a / b for (a, _), (b, _) in zip(found["odeval"], found["generate"], strict=True)]
             rows.append(
                 {
                     "prompts": len(prompts),
@@ -108,10 +114,14 @@ def main() -> None:
                     "completions": case,
                     "per_cpu_second": cpu,
                     "per_second": wall,
-                    "ratio": ratio,
+                    "ratio": statistics.median(ratios),
+                    "ratios": ratios,
                 }
             )
-            print(f"{length:>8} {case:13} {cpu['odeval']:9.0f} {cpu['generate']:9.0f} {ratio:6.2f}", flush=True)
+            print(
+                f"{length:>8} {case:13} {cpu['odeval']:9.0f} {cpu['generate']:9.0f} {statistics.median(ratios):6.2f}",
+                flush=True,
+            )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     path = result_path("sampling")
     write_json(

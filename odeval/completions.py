@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odeval.errors import CannotJudge
-from odeval.parts import iterate_rows, places
+from odeval.parts import iterate_rows, part_columns, places, read_part
 from odeval.questions import Questions
 from odeval.schemas import REWARD
 from odeval.spool import Spool
@@ -24,13 +24,13 @@ from odeval.store import RunFolder
 from odeval.sums import Sums
 from odeval.types import PerPrompt
 
-_COLUMNS = ("prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason")
+_COLUMNS = ("prompt_id", "sample_id", "seed", "token_ids", "logprobs", "completion", "finish_reason", "entropies")
 _UNIT = 64  # prompts that are always read together
 _ROWS = 2**16  # completions of a block
 _KEY = [("prompt", pa.int32()), ("sample_id", pa.int32())]
 _SAMPLED = [
     ("seed", pa.uint64()), ("finish_reason", pa.string()), ("num_tokens", pa.int32()), ("logprob", pa.float64()),
-    ("digest", pa.int64()),
+    ("entropy", pa.float64()), ("digest", pa.int64()),
 ]  # fmt: skip
 _GRADED = [("correct", pa.float64()), ("answer", pa.string())]
 
@@ -39,7 +39,8 @@ class Completions:
     """The completions of a run, sorted by (prompt_id, sample_id), as frames of some prompts at a time.
 
     A frame has one row a completion: prompt_id, sample_id, seed, finish_reason, num_tokens, logprob (of the whole
-    completion), digest (a hash of its tokens), correct (1.0, 0.0 or NaN), answer, and reward where grades hold one.
+    completion), entropy (summed over its tokens), digest (a hash of them), correct (1.0, 0.0 or NaN), answer, and
+    reward where grades hold one.
 
     Args:
         prompt_ids: [P] str, sorted.
@@ -140,8 +141,9 @@ def load_completions(run: RunFolder, prompt_ids: Sequence[str] | np.ndarray | No
     """
     names = Questions(run).ids if prompt_ids is None else np.asarray(prompt_ids, dtype=object)
     samples = Spool(pa.schema([*_KEY, *_SAMPLED]))
-    for table in run.iterate(run.samples, _COLUMNS):
-        table = _packed(table, names)
+    for path in run.part_paths(run.samples):
+        there = part_columns(path)  # samples of an older odeval have no entropies
+        table = _packed(read_part(path, [name for name in _COLUMNS if name in there]), names)
         prompt = table["prompt"].to_numpy()
         if (prompt < 0).any():
             raise CannotJudge(f"{run.path}: a sample's prompt is not in prompts.jsonl; the run folder is not whole")
@@ -163,6 +165,8 @@ def _packed(table: pa.Table, names: np.ndarray) -> pa.Table:
     """A part of the samples without its texts."""
     tokens = table["token_ids"].combine_chunks()
     known = tokens.null_count == 0
+    told = "entropies" in table.column_names
+    entropies = table["entropies"].combine_chunks() if told else pa.nulls(table.num_rows, pa.list_(pa.float32()))
     digest = _token_digests(tokens) if known else _text_digests(table["completion"].to_pylist())
     return pa.table({
         "prompt": places(table["prompt_id"], names),
@@ -171,6 +175,7 @@ def _packed(table: pa.Table, names: np.ndarray) -> pa.Table:
         "finish_reason": table["finish_reason"],
         "num_tokens": pc.list_value_length(tokens) if known else pa.nulls(table.num_rows, pa.int32()),
         "logprob": _list_sums(table["logprobs"].combine_chunks()),
+        "entropy": _list_sums(entropies),
         "digest": pa.array(digest, pa.int64()),
     })  # fmt: skip
 

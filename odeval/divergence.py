@@ -54,7 +54,7 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
         1.3863
     """
     log_p = log_softmax(logits)
-    return _like(_entropy(log_p.exp(), log_p), logits)
+    return _like(entropy_of(log_p.exp(), log_p), logits)
 
 
 def log_prob(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -249,15 +249,16 @@ def score_tokens(student_logits: torch.Tensor, teacher_logits: torch.Tensor, tok
     scores = (
         log_p.gather(-1, index).squeeze(-1),
         log_q.gather(-1, index).squeeze(-1),
-        _entropy(p, log_p),
-        _entropy(q, log_q),
+        entropy_of(p, log_p),
+        entropy_of(q, log_q),
         _kl(p, log_p, log_q),
         _kl(q, log_q, log_p),
     )
     return TokenScores(*(_like(score, student_logits) for score in scores))
 
 
-def _entropy(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+def entropy_of(p: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
+    """Entropy [...] of probabilities and their logarithms, both [..., V], in nats."""
     # 0 · (−inf) is 0 here. Taking 0 − x instead of −x keeps "-0.0" out of every table.
     return 0.0 - (p * _where_possible(p, log_p)).sum(-1)
 

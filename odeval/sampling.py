@@ -177,7 +177,7 @@ def _sample_block(engine: Engine, model: ModelRef, work: Work, params: SamplingP
     seeds = [[completion_seed(params.seed, model.identity, prompt_id, s) for s in ids] for prompt_id, _, ids in work]
     completions = engine.sample([prompt for _, prompt, _ in work], seeds, replace(params, n=1))
     rows = [
-        (prompt_id, sample_id, seed, c.prompt_token_ids, c.token_ids, c.logprobs, c.text, c.finish_reason)
+        (prompt_id, sample_id, seed, c.prompt_token_ids, c.token_ids, c.logprobs, c.text, c.finish_reason, c.entropies)
         for (prompt_id, _, ids), own_seeds, own in zip(work, seeds, completions, strict=True)
         for sample_id, seed, c in zip(ids, own_seeds, own, strict=True)
     ]

@@ -14,6 +14,7 @@ SAMPLES = pa.schema(
         pa.field("logprobs", pa.list_(pa.float32())),  # the engine's own, at temperature 1; null if it gave none
         pa.field("completion", pa.string()),
         pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("entropies", pa.list_(pa.float32())),  # at temperature 1, token by token; null if it gave none
     ]
 )
 GRADES = pa.schema(

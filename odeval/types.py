@@ -129,6 +129,7 @@ class Completion:
     finish_reason: FinishReason
     logprobs: Sequence[float] | np.ndarray | None = None  # of token_ids under the untruncated model at temperature 1
     prompt_token_ids: Sequence[int] | None = None  # as the model saw them; None where a server gave none
+    entropies: Sequence[float] | np.ndarray | None = None  # of that model where it drew token_ids, nats
 
 
 @dataclass(frozen=True, slots=True)

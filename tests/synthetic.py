@@ -50,6 +50,7 @@ def write_run(
                 pa.array([None] * len(rows), pa.list_(pa.float32())),
                 texts,
                 [reasons[p][s] if reasons else "stop" for p, s in rows],
+                pa.array([None] * len(rows), pa.list_(pa.float32())),
             ],
             schema=SAMPLES,
         )

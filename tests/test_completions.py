@@ -15,10 +15,11 @@ from odeval.completions import Completions, blocks, load_completions, per_prompt
 from odeval.errors import CannotJudge, OdevalError
 from odeval.metrics.classes import class_counts
 from odeval.metrics.coverage import distinct_at_k
+from odeval.metrics.health import sampled_entropy
 from odeval.metrics.reliability import majority_at_k
 from odeval.parts import read_part, write_table
 from odeval.store import RunFolder
-from odeval.types import PerPrompt, Prompt
+from odeval.types import SAMPLES, PerPrompt, Prompt
 
 
 def a_run(folder: Path, seed: int = 0, prompts: int = 40, samples: int = 8) -> RunFolder:
@@ -75,6 +76,32 @@ def test_any_order_of_parts_and_grades_gives_the_same(tmp_path: Path, small: Non
     assert found.num_known["correct"] == len(found) - 40 == 280
     assert not found.knows_all("answer")
     assert found.knows_all("digest")
+
+
+def test_entropies_of_the_engine_are_summed_where_it_gave_any(tmp_path: Path, small: None) -> None:
+    """Two prompts are told, one of them but for a completion; the parts of another odeval know no such column."""
+    run = a_run(tmp_path / "run", prompts=6, samples=4)
+    assert load_completions(run).num_known["entropy"] == 0
+    table = pa.concat_tables(list(run.iterate(run.samples)))
+    first = table.slice(0, 8)
+    told = [
+        None if row == 5 else [0.25 * row + i for i in range(len(ids))] for row, ids in enumerate(first["token_ids"])
+    ]
+    column = table.column_names.index("entropies")
+    first = first.set_column(column, SAMPLES.field("entropies"), pa.array(told, SAMPLES.field("entropies").type))
+    for path in run.part_paths(run.samples):
+        path.unlink()
+    write_table(run.samples / "part-00000-00000.parquet", first, {})
+    write_table(run.samples / "part-00001-00000.parquet", table.slice(8).drop_columns(["entropies"]), {})
+    found = load_completions(run)
+    assert found.num_known["entropy"] == 7
+    frame = found.whole()
+    sums = [float("nan") if values is None else sum(values) for values in told]
+    np.testing.assert_allclose(frame["entropy"][:8], sums)
+    mean = sampled_entropy(frame)
+    known = [values for values in told if values is not None]
+    assert mean.numerator.sum() == pytest.approx(sum(map(sum, known)))
+    assert mean.denominator.tolist() == [sum(map(len, known[:4])), sum(map(len, known[4:])), 0, 0, 0, 0]
 
 
 def test_blocks_hold_the_same_prompts_of_every_run_and_change_nothing(tmp_path: Path, small: None) -> None:

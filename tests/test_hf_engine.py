@@ -71,27 +71,30 @@ def test_same_seed_same_tokens_whatever_the_batch(architecture: str, share: bool
                     assert np.allclose(left.logprobs, right.logprobs, atol=1e-5)
                 else:
                     assert np.array_equal(left.logprobs, right.logprobs)
+                    assert np.array_equal(left.entropies, right.entropies)
 
 
 @pytest.mark.parametrize(("architecture", "share"), WAYS)
-def test_logprobs_agree_with_a_pass_over_the_whole_sequence(architecture: str, share: bool) -> None:
+def test_logprobs_and_entropies_agree_with_a_pass_over_the_whole_sequence(architecture: str, share: bool) -> None:
     model = tiny(architecture)
     answers = HfEngine(model, share=share).sample(PROMPTS, SEEDS, replace(PARAMS, max_tokens=40))
     for prompt, own in zip(PROMPTS, answers, strict=True):
         for completion in own:
-            expected = teacher_forced(model, prompt, completion.token_ids)
-            np.testing.assert_allclose(
-                completion.logprobs, expected, rtol=0, atol=1e-4 if architecture == "mamba" else 1e-5
-            )
+            logprobs, entropies = teacher_forced(model, prompt, completion.token_ids)
+            atol = 1e-4 if architecture == "mamba" else 1e-5
+            np.testing.assert_allclose(completion.logprobs, logprobs, rtol=0, atol=atol)
+            np.testing.assert_allclose(completion.entropies, entropies, rtol=0, atol=2 * atol)
 
 
-def teacher_forced(model: HfModel, prompt: Sequence[int], completion: Sequence[int]) -> np.ndarray:
+def teacher_forced(model: HfModel, prompt: Sequence[int], completion: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability of each token, and entropy of what it was drawn from at temperature 1."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():
         logits = model.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].double()
     logits = logits - logits.max(-1, keepdim=True).values
     log_probs = logits - logits.exp().sum(-1, keepdim=True).log()
-    return np.array([float(log_probs[t, token]) for t, token in enumerate(completion)])
+    chosen = np.array([float(log_probs[t, token]) for t, token in enumerate(completion)])
+    return chosen, -(log_probs.exp() * log_probs).sum(-1).numpy()
 
 
 def test_the_first_token_follows_the_model() -> None:
@@ -134,13 +137,14 @@ def test_the_models_own_generation_config_does_not_matter() -> None:
     assert tokens(own) == tokens(plain)
 
 
-def test_truncation_is_ours_and_logprobs_are_the_plain_models() -> None:
+def test_truncation_is_ours_and_what_is_told_is_the_plain_models() -> None:
     model = tiny("llama")
     cut = HfEngine(model).sample(PROMPTS[:1], [list(range(500))], replace(PARAMS, top_k=2, temperature=1.5))[0]
     assert len({int(c.token_ids[0]) for c in cut}) == 2
     for completion in cut[:20]:
-        expected = teacher_forced(model, PROMPTS[0], completion.token_ids)
-        np.testing.assert_allclose(completion.logprobs, expected, rtol=0, atol=1e-5)
+        logprobs, entropies = teacher_forced(model, PROMPTS[0], completion.token_ids)
+        np.testing.assert_allclose(completion.logprobs, logprobs, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(completion.entropies, entropies, rtol=0, atol=2e-5)
 
 
 def test_every_stop_id_ends_a_completion_and_stays_in_it() -> None:

@@ -37,7 +37,8 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     reasons = [["length" if generator.random() < 0.2 else "stop" for _ in row] for row in correct]
     graded = [[None if generator.random() < 0.1 else right for right in row] for row in correct]
     folder = tmp_path_factory.mktemp("common") / "run"
-    return load_completions(write_run(folder, graded, answers=answers, reasons=reasons)).whole()
+    found = load_completions(write_run(folder, graded, answers=answers, reasons=reasons)).whole()
+    return found.assign(entropy=generator.integers(0, 4096, len(found)) / 1024)  # sums are exact in any order
 
 
 def tokens(seed: int = 0, prompts: int = 9, same: bool = False) -> TokenBlock:

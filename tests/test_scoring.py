@@ -170,6 +170,7 @@ def write_samples(run: RunFolder, parts: list[list[Pair]], nulls: str = "") -> R
             "logprobs": [None] * len(pairs),
             "completion": [""] * len(pairs),
             "finish_reason": ["stop"] * len(pairs),
+            "entropies": [None] * len(pairs),
         }
         if nulls:
             rows[nulls] = [None] * len(pairs)

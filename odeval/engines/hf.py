@@ -21,7 +21,7 @@ import torch
 from odeval.divergence import log_softmax
 from odeval.engines.hf_model import HfModel
 from odeval.engines.prefix import PrefixCache, sharing_holds
-from odeval.engines.sampler import draw, uniforms
+from odeval.engines.sampler import draw, entropies, uniforms
 from odeval.errors import OdevalError
 from odeval.types import Completion, ModelRef, Prompt, SamplingParams
 
@@ -163,7 +163,7 @@ class HfEngine:
         cache, logits = self._begin(prompts, Counter(p for p, _ in filled), params.max_tokens)
 
         tokens: Any = np.zeros((len(filled), params.max_tokens), dtype=np.int32)
-        logprobs: Any = np.zeros((len(filled), params.max_tokens), dtype=np.float32)
+        logprobs, entropy = (np.zeros(tokens.shape, dtype=np.float32) for _ in range(2))
         lengths = np.zeros(len(filled), dtype=np.int64)
         stopped = np.zeros(len(filled), dtype=bool)
         own_seeds = np.array([seeds[p][s] for p, s in filled], dtype=np.uint64)
@@ -183,6 +183,7 @@ class HfEngine:
             alive = ~stopped[rows]
             tokens[rows[alive], position] = drawn[alive]
             logprobs[rows[alive], position] = scored[alive]
+            entropy[rows[alive], position] = entropies(log_probs).cpu().numpy()[alive]
             lengths[rows[alive]] += 1
             stopped[rows] |= np.isin(drawn, stop_ids)
             if position + 1 == params.max_tokens or stopped[rows].all():
@@ -204,6 +205,7 @@ class HfEngine:
                 finish_reason="stop" if stopped[row] else "length",
                 logprobs=logprobs[row, : lengths[row]],
                 prompt_token_ids=prompts[batch[row][0]],
+                entropies=entropy[row, : lengths[row]],
             )
             for row, text in enumerate(texts)
         ]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from odeval.divergence import entropy_of
+
 _STEP, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_TILE = 2**17  # probabilities that are multiplied at a time, out of a core's cache
 _ROUNDING = 1e-12  # 0.4 + 0.3 must reach a top_p of 0.7, which binary fractions do not quite do
 
 
@@ -35,6 +38,16 @@ def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return np.asarray(((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53)
+
+
+def entropies(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row, nats [R].
+
+    Args:
+        log_probs: [R, V] float64, normalised at temperature 1.
+    """
+    rows = max(1, _TILE // log_probs.shape[-1])
+    return torch.cat([entropy_of(tile.exp(), tile) for tile in torch.split(log_probs, rows)])
 
 
 def truncated(probs: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:

@@ -231,7 +231,7 @@ def _compare(
         if centred:
             z_t.copy_(q)
     minus_forward, reverse, to_teacher, to_student, mean = sums.sum(1)
-    forward, reverse = minus_forward.neg_().clamp_(min=0), reverse.clamp_(min=0)
+    forward, reverse = (0.0 - minus_forward).clamp_(min=0), reverse.clamp_(min=0)  # and not −x, which may be -0.0
     mixed = reverse
     if mixture is not None:
         scale = mixture.scale * (mixture.from_student or 1 - mixture.teacher_share)  # of all that _mix leaves

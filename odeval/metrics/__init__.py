@@ -51,6 +51,7 @@ METRICS: dict[str, Metric] = {
     "ungraded_fraction": Metric(health.ungraded_fraction, "completions", "not graded (attrition)", "share", "lower", (0, 1), fact=True),
     "duplicate_fraction": Metric(health.duplicate_fraction, "completions", "repeats of an earlier completion", "share", "neutral", (0, 1)),
     "completion_length": Metric(health.completion_length, "completions", "tokens per completion", "tokens", "neutral", (0, _INF)),
+    "sampled_entropy": Metric(health.sampled_entropy, "completions", "token entropy while sampling", "nats", "neutral", (0, _INF)),
     "teacher_high_entropy": Metric(entropy.teacher_high_entropy, "tokens", "tokens with teacher entropy ≥ τ", "share", "neutral", (0, 1), EOPD),
     "student_high_entropy": Metric(entropy.student_high_entropy, "tokens", "tokens with student entropy ≥ τ", "share", "neutral", (0, 1), EOPD),
     "retention": Metric(entropy.retention, "tokens", "teacher's branch points still open in the student", "share", "higher", (0, 1)),

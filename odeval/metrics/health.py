@@ -1,7 +1,7 @@
 """Can the run be trusted? Facts about the completions themselves, not estimates of a population.
 
 Every function takes `completions`: one row a completion with prompt_id, sample_id, correct (1, 0, NaN), answer,
-finish_reason, num_tokens and digest (a hash of the completion's tokens).
+finish_reason, num_tokens, entropy (summed over its tokens) and digest (a hash of them).
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ def completion_length(completions: pd.DataFrame) -> PerPrompt:
     """Mean tokens per completion, the stop token included."""
     grouped = completions.groupby("prompt_id", sort=True)["num_tokens"]
     return PerPrompt(grouped.sum().index.to_numpy(), grouped.sum().to_numpy(), grouped.count().to_numpy())
+
+
+def sampled_entropy(completions: pd.DataFrame) -> PerPrompt:
+    """Mean entropy of the model over the tokens it drew, as the engine saw it while sampling; nothing is scored."""
+    known = completions["entropy"].notna()
+    sums = completions[["entropy", "num_tokens"]].where(known, 0.0).groupby(completions["prompt_id"], sort=True).sum()
+    return PerPrompt(sums.index.to_numpy(), sums["entropy"].to_numpy(), sums["num_tokens"].to_numpy())
 
 
 def distinct_correct(completions: pd.DataFrame) -> PerPrompt:
