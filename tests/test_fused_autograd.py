@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from odeval.divergence import reverse_kl, score_tokens
 from odeval.fused import Head, Kind, fused_divergence, head, rows, score_logits
+from odeval.fused import loss as fused_loss
 
 N, V, H, G = 24, 50, 6, 4
 
@@ -79,6 +80,27 @@ def test_without_gradient_there_are_two_products() -> None:
             loss = run(parts, chunk_tokens=8)
         assert sum(watch.products.values()) == 2 * N * V * H
         assert not loss.requires_grad
+
+
+@pytest.mark.parametrize(("needs", "tokens"), [(True, 24), (True, 240), (False, 240)])
+def test_logits_and_the_gradient_of_the_states_share_one_budget(
+    needs: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_loss, "_CHUNK_BYTES", {"cpu": 4 * V * 60})
+    monkeypatch.setattr(fused_loss, "_MIN_CHUNK", 1)
+    hidden, *rest = inputs()
+    states = hidden.detach().repeat(tokens // N, 1).requires_grad_(needs)
+    sizes: list[int] = []
+
+    def look(here: slice, student: torch.Tensor, teacher: torch.Tensor) -> None:
+        sizes.append(student.nbytes + teacher.nbytes)
+
+    parts = (states, rest[0], rest[1].repeat(tokens // N, 1), rest[2])
+    run(parts, look=look)
+    assert sum(sizes) == 2 * 4 * V * tokens
+    assert max(sizes) + (states.nbytes if needs else 0) <= 2 * 4 * V * 60
+    assert max(sizes) - min(sizes) <= 2 * 4 * V * len(sizes), "chunks are alike"
+    assert len(sizes) == {(True, 24): 1, (True, 240): 6, (False, 240): 4}[needs, tokens]
 
 
 def test_a_second_backward_pass_is_as_right_as_the_first() -> None:

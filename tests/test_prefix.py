@@ -11,6 +11,7 @@ from test_hf_engine import PARAMS, PROMPTS, SEEDS, counted, tokens
 from tiny_models import ARCHITECTURES, SHARING, tiny
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from odeval.engines import prefix
 from odeval.engines.cache import new_cache
 from odeval.engines.hf import HfEngine
 from odeval.engines.hf_model import HfModel
@@ -18,11 +19,11 @@ from odeval.engines.prefix import PrefixCache, _attend, attending, sharing_holds
 from odeval.errors import OdevalError
 from odeval.testbed.build import tiny_tokenizer
 
-LENGTHS, COUNTS = ([3, 3], [1], [40]), [2, 5, 0, 9]
+LENGTHS, COUNTS = ([3, 3], [1], [32], [33], [40]), [2, 5, 0, 9, 1, 17]  # a prompt is filled up to 32, or to 64
 
 
 def cache_of(kinds: int, width: int) -> tuple[PrefixCache, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """A cache of one layer over four prompts, and the keys and values of each prompt."""
+    """A cache of one layer over six prompts, and the keys and values of each prompt."""
     prefilled, prompts = [], []
     for lengths in LENGTHS:
         cache = new_cache(SimpleNamespace(get_text_config=lambda **_: LlamaConfig(num_hidden_layers=1)), 50)
@@ -39,7 +40,7 @@ def test_attention_is_that_over_prompt_and_completion(heads: int, kinds: int, wi
     """Against softmax(q kᵀ · scale) v in float64 over the keys in a row; rows leave between the steps."""
     torch.manual_seed(0)
     cache, prompts = cache_of(kinds, width)
-    owners = np.repeat(np.arange(4), COUNTS)
+    owners = np.repeat(np.arange(6), COUNTS)
     own: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in owners]
     for step in range(6):
         rows = len(owners)
@@ -110,6 +111,26 @@ def test_prompts_of_all_lengths_decode_together() -> None:
         engine.sample(PROMPTS, SEEDS, PARAMS)
         steps[share] = sum(length == 1 for _, length in passes) - 1  # one prompt is a single token
     assert steps == {True: PARAMS.max_tokens - 1, False: 4 * (PARAMS.max_tokens - 1)}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "counts", "calls"),
+    [([5, 9, 32], [4, 4, 4], 1), ([5, 9, 33], [4, 4, 4], 2), ([5, 9, 32], [4, 4, 17], 2), ([5, 9, 32], [4, 0, 4], 2)],
+)
+def test_prompts_of_about_one_length_are_attended_to_at_once(
+    lengths: list[int], counts: list[int], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = tiny("llama"), list[int]()
+    caches = [model.new_cache(40) for _ in lengths]
+    for length, cache in zip(lengths, caches, strict=True):
+        model.forward(torch.arange(length)[None] % model.vocab_size, cache)
+    cache = PrefixCache(caches, [1, 1, 1], counts, 2)
+    inner = prefix._with_sum
+    monkeypatch.setattr(prefix, "_with_sum", lambda *args: seen.append(len(args[0])) or inner(*args))
+    model.forward(torch.ones((sum(counts), 1), dtype=torch.long), cache)
+    layers = len(cache.layers)
+    assert len(seen) == layers * (1 + calls), "one for the completions' own keys"
+    assert sum(seen) == layers * (sum(counts) + sum(count > 0 for count in counts))
 
 
 def test_one_seed_is_one_completion_where_nothing_fills_a_vector() -> None:

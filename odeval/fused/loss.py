@@ -104,7 +104,9 @@ def fused_divergence(
     vocab = _check(student_hidden, student_head, teacher_hidden, teacher_head, token_ids, vocab_size, temperature)
     kind.check(len(student_hidden))
     if chunk_tokens is None:
-        chunk_tokens = fitting_chunk(vocab, student_hidden.device.type)
+        formed = student_hidden.numel() * student_hidden.element_size() if student_hidden.requires_grad else 0
+        most = fitting_chunk(vocab, student_hidden.device.type, formed)
+        chunk_tokens = max(1, -(-len(student_hidden) // max(1, -(-len(student_hidden) // most))))  # all alike
     if chunk_tokens < 1:
         raise OdevalError(f"chunk_tokens {chunk_tokens}: must be at least 1")
     score_rows = score_rows_by(kernel, student_hidden, kind, student_head.soft_cap is not None)
@@ -116,9 +118,16 @@ def fused_divergence(
     return Fused(columns[0], TokenScores(*columns[1:7]), columns[7], columns[8])
 
 
-def fitting_chunk(vocab_size: int, device: str) -> int:
-    """Tokens whose logits, of both models, are held at once on a type of device."""
-    return max(_MIN_CHUNK, _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
+def fitting_chunk(vocab_size: int, device: str, beside: int = 0) -> int:
+    """Tokens whose logits, of both models, are held at once on a type of device.
+
+    Args:
+        vocab_size: V.
+        device: "cpu", or another.
+        beside: Bytes held at the same time that grow with the tokens; what all of it takes together does not.
+    """
+    budget = 2 * _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE) - beside
+    return max(_MIN_CHUNK, budget // (8 * vocab_size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

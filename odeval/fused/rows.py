@@ -19,7 +19,9 @@ from odeval.fused.kind import Kind, Mixture, Weight
 
 _TILE = {"cpu": 2**15}  # logits of one model at a time
 _TILE_ELSEWHERE = 2**22
-_COPIES = 6  # of a tile, in float64
+_ROWS = 8  # of a group at least: what is done once for all of them costs as much as half a row
+_COPIES = 5  # of a tile, in float64
+_LEAST = 1e-250  # a sum of exponentials between it and its inverse neither overflowed nor lost a digit
 
 
 class Wanted(NamedTuple):
@@ -44,21 +46,32 @@ class RowScores(NamedTuple):
 
 
 class _Scratch:
-    """Tiles of float64 that are written over and over, contiguous whatever their shape."""
+    """Tiles of float64 that are written over and over, contiguous whatever their shape.
 
-    def __init__(self, device: torch.device) -> None:
-        self.size = _TILE.get(device.type, _TILE_ELSEWHERE)
-        self._flat = [torch.empty(self.size, dtype=torch.float64, device=device) for _ in range(_COPIES)]
+    Args:
+        rows: R.
+        vocab: V.
+        device: Where.
+    """
+
+    def __init__(self, rows: int, vocab: int, device: torch.device) -> None:
+        size = _TILE.get(device.type, _TILE_ELSEWHERE)
+        self.rows = max(1, size // vocab, min(_ROWS, size, rows))
+        self._pieces = -(-vocab // max(1, size // self.rows))
+        self._flat = [torch.empty(size, dtype=torch.float64, device=device) for _ in range(_COPIES)]
         self._views: dict[tuple[int, int], list[torch.Tensor]] = {}
 
-    def groups(self, rows: int, vocab: int) -> Iterator[slice]:
-        step = max(1, self.size // vocab)
-        return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    def groups(self, rows: int) -> Iterator[slice]:
+        return (slice(start, min(start + self.rows, rows)) for start in range(0, rows, self.rows))
 
-    def tiles(self, *logits: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    def tiles(self, *logits: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """Cut some tensors [R, V] into columns that fit."""
-        pieces = -(-logits[0].shape[1] // self.size)
-        return zip(*(x.chunk(pieces, dim=1) for x in logits), strict=True) if pieces > 1 else iter([logits])
+        return list(zip(*(x.chunk(self._pieces, dim=1) for x in logits), strict=True)) if self._pieces > 1 else [logits]
+
+    def sums(self, kinds: int, rows: int) -> tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]:
+        """Room for sums of each row over each tile, [kinds, tiles, R, 1], and its places [kinds, R, 1] tile by tile."""
+        made = self._flat[0].new_zeros((kinds, self._pieces, rows, 1))
+        return made, list(zip(*(own.unbind() for own in made.unbind()), strict=True))
 
     def like(self, tile: torch.Tensor) -> list[torch.Tensor]:
         rows, columns = tile.shape
@@ -117,10 +130,10 @@ def score_rows(
         wanted: Which gradient, or None.
     """
     rows, vocab = student.shape
-    scratch = _Scratch(student.device)
+    scratch = _Scratch(rows, vocab, student.device)
     start = where.start or 0
     found = torch.full((9, rows), torch.nan, dtype=torch.float64, device=student.device)
-    for group in scratch.groups(rows, vocab):
+    for group in scratch.groups(rows):
         z_s, z_t, out = student[group], teacher[group], found[:, group, None]
         (total_t, out[3]), (total_s, out[4]) = (_normaliser(z, scratch) for z in (z_t, z_s))
         if token_ids is not None:
@@ -148,26 +161,31 @@ def _weighted(weight: Weight, value: torch.Tensor) -> torch.Tensor:
 
 def _normaliser(logits: torch.Tensor, scratch: _Scratch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-sum-exp and entropy, [R, 1] float64."""
+    total, weighted = _exponentials(logits, None, scratch)
+    if bool(((total > _LEAST) & (total < 1 / _LEAST)).all()):
+        log_total = total.log()
+        return log_total, log_total - weighted / total
     top = logits.amax(-1, keepdim=True).double()
-    total, weighted = torch.zeros_like(top), torch.zeros_like(top)
-    for (tile,) in scratch.tiles(logits):
-        z, e, *_ = scratch.like(tile)
-        z.copy_(tile).sub_(top)
-        total += _sum(torch.exp(z, out=e))
-        weighted += _inner(e, z, e)
+    total, weighted = _exponentials(logits, top, scratch)
     log_total = total.log()
     return top + log_total, log_total - weighted / total
 
 
-def _sum(values: torch.Tensor) -> torch.Tensor:
-    return values.sum(-1, keepdim=True)
+def _exponentials(logits: torch.Tensor, top: torch.Tensor | None, scratch: _Scratch) -> torch.Tensor:
+    """Σ e^(z − top) and Σ e^(z − top) · (z − top), [2, R, 1]."""
+    sums, places = scratch.sums(2, len(logits))
+    for (tile,), (total, weighted) in zip(scratch.tiles(logits), places, strict=False):
+        z, e, *_ = scratch.like(tile)
+        z.copy_(tile)
+        if top is not None:
+            z.sub_(top)
+        _sum(torch.exp(z, out=e), total)
+        _sum(e.mul_(z), weighted)
+    return sums.sum(1)
 
 
-def _inner(left: torch.Tensor, right: torch.Tensor, space: torch.Tensor) -> torch.Tensor:
-    """Σ left · right of each row; `space` may be written over."""
-    if len(left) == 1:
-        return torch.dot(left[0], right[0])
-    return _sum(torch.mul(left, right, out=space))
+def _sum(values: torch.Tensor, out: torch.Tensor) -> None:
+    torch.sum(values, -1, keepdim=True, out=out)
 
 
 def _compare(
@@ -182,46 +200,57 @@ def _compare(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Both KLs and the divergence from a mixture, [R, 1]; the gradient q · (slope − Σ q · slope) over the logits.
 
-    The slope is the derivative of the divergence's generator: of Σ p · f(q / p), it is f'(q / p).
+    The slope is the derivative of the divergence's generator: of Σ p · f(q / p), it is f'(q / p). A number that
+    multiplies all of the gradient does so at the end.
     """
-    forward, reverse, mixed, mean = (torch.zeros_like(total_s) for _ in range(4))
-    pulls_forward, pulls_reverse = (isinstance(w, torch.Tensor) or w != 0 for w in weights)
+    sums, places = scratch.sums(5, len(student))  # −forward, reverse, two of the mixture, Σ q · slope
+    scale, (of_forward, of_reverse) = _share(weights)
+    pulls_forward, pulls_reverse = (isinstance(w, torch.Tensor) or w != 0 for w in (of_forward, of_reverse))
     centred = mixture is not None or pulls_reverse
-    for z_s, z_t in scratch.tiles(student, teacher):
-        p, q, d, w, *rest = scratch.like(z_s)
-        q.copy_(z_s).sub_(total_s)
-        p.copy_(z_t).sub_(total_t)
-        torch.sub(q, p, out=d)
+    for (z_s, z_t), own in zip(scratch.tiles(student, teacher), places, strict=False):
+        p, q, d, w, m = scratch.like(z_s)
+        torch.sub(q.copy_(z_s).sub_(total_s), p.copy_(z_t).sub_(total_t), out=d)
         q.exp_()
         p.exp_()
-        forward -= _inner(p, d, w)
-        if wanted is None or not pulls_reverse:
-            reverse += _inner(q, d, w)
-        else:
-            reverse += _sum(torch.mul(q, d, out=w))
+        _sum(torch.mul(p, d, out=w), own[0])
+        _sum(torch.mul(q, d, out=w), own[1])
         if mixture is not None:
-            mixed += _mix(p, q, d, w, rest, mixture, mean)
+            _mix(p, q, d, w, m, mixture, own[2:])
         if wanted is None:
             continue
-        if mixture is not None:
-            _scale(w, wanted.factor)
-        elif pulls_reverse:
-            _scale(w, weights[1] * wanted.factor)
-        if pulls_forward or not centred:
-            _scale(torch.sub(q, p, out=p), weights[0] * wanted.factor)
-            w = w.add_(p) if centred else p
+        if mixture is None:
+            _scale(w, of_reverse)
+            if pulls_forward:
+                _scale(torch.sub(q, p, out=p), of_forward)
+                w = w.add_(p) if pulls_reverse else p
         if wanted.bound is not None:
-            slope = rest[0].copy_(z_s).div_(wanted.bound).square_().neg_().add_(1)  # of bound · tanh(z / bound)
+            slope = m.copy_(z_s).div_(wanted.bound).square_().neg_().add_(1)  # of bound · tanh(z / bound)
             w.mul_(slope)
             q.mul_(slope)
         z_s.copy_(w)
         if centred:
             z_t.copy_(q)
-    forward, reverse, mixed = (x.clamp_(min=0) for x in (forward, reverse, mixed))
-    if wanted is not None and centred:
-        centre = (mean if mixture is not None else weights[1] * reverse) * wanted.factor
-        student.addcmul_(teacher, _as(centre, student), value=-1)
+    minus_forward, reverse, to_teacher, to_student, mean = sums.sum(1)
+    forward, reverse = minus_forward.neg_().clamp_(min=0), reverse.clamp_(min=0)
+    mixed = reverse
+    if mixture is not None:
+        scale = mixture.scale * (mixture.from_student or 1 - mixture.teacher_share)  # of all that _mix leaves
+        mixed = ((mixture.from_student * to_student - mixture.from_teacher * to_teacher) * mixture.scale).clamp_(min=0)
+    if wanted is not None:
+        if centred:
+            centre = mean if mixture is not None else of_reverse * reverse
+            student.addcmul_(teacher, centre.to(student), value=-1)
+        _scale(student, scale * wanted.factor)
     return forward, reverse, mixed
+
+
+def _share(weights: tuple[Weight, Weight]) -> tuple[float, tuple[Weight, Weight]]:
+    """Take the larger of two numbers out of both; tensors stay."""
+    forward, reverse = weights
+    if isinstance(forward, torch.Tensor) or isinstance(reverse, torch.Tensor):
+        return 1.0, weights
+    scale = max(forward, reverse, key=abs)
+    return scale, (forward / scale, reverse / scale) if scale else (1.0, 0.0)
 
 
 def _scale(tile: torch.Tensor, factor: Weight) -> None:
@@ -229,43 +258,34 @@ def _scale(tile: torch.Tensor, factor: Weight) -> None:
         tile.mul_(factor)
 
 
-def _as(value: Weight, like: torch.Tensor) -> torch.Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
-
-
 def _mix(
     p: torch.Tensor,
     q: torch.Tensor,
     d: torch.Tensor,
     w: torch.Tensor,
-    rest: list[torch.Tensor],
+    m: torch.Tensor,
     mixture: Mixture,
-    mean: torch.Tensor,
-) -> torch.Tensor:
-    """Add a tile to a divergence from a mixture m: returns its part, leaves q · slope in w and its sum in mean.
+    sums: tuple[torch.Tensor, ...],
+) -> None:
+    """Write a tile's Σ p · log(m/p), Σ q · log(q/m) and Σ q · slope to sums, and q · slope to w; d is written over.
+
+    The slope is divided by b, or by 1 − λ where b is 0.
 
     log(m/p) = log(λ + (1 − λ) · e^d) is exactly 0 where p = q. Where |d| exceeds 700 one of p and q is 0, and
     either logarithm is right for the other at 700.
     """
-    share, a, b, scale = mixture
-    log_qm, log_mp = rest
-    torch.clamp(d, min=-700, max=700, out=log_qm)
-    torch.exp(log_qm, out=log_mp).mul_(1 - share).add_(share).log_()
-    log_qm.sub_(log_mp)
-    found = torch.zeros_like(mean)
+    share, a, b, _ = mixture
+    torch.exp(d.clamp_(min=-700, max=700), out=m).mul_(1 - share).add_(share).log_()
     if a:
-        found -= _inner(p, log_mp, w) * (a * scale)
+        _sum(torch.mul(p, m, out=w), sums[0])
+    log_qm = d.sub_(m)
     torch.mul(q, log_qm, out=w)
-    if b:
-        part = _sum(w) * (b * scale)
-        found += part
-    if a and b:  # jsd
-        w.mul_(b * scale)
-        mean += part
-        return found
-    if a:  # skew_forward_kl: (1 − α) · (1 − p/m)
-        torch.exp(log_mp.neg_(), out=w).neg_().add_(1).mul_(q).mul_((1 - share) * scale)
-    else:  # skew_reverse_kl: log(q/m) + α · (1 − q/m), α = 1 − λ
-        w.add_(log_qm.exp_().neg_().add_(1).mul_(1 - share).mul_(q)).mul_(scale)
-    mean += _sum(w)
-    return found
+    _sum(w, sums[1])
+    if a and b:  # jsd: log(q/m)
+        sums[2].copy_(sums[1])
+        return
+    if a:  # skew_forward_kl: 1 − p/m
+        torch.addcmul(q, q, m.neg_().exp_(), value=-1, out=w)
+    else:  # skew_reverse_kl: log(q/m) + (1 − λ) · (1 − q/m)
+        w.add_(torch.addcmul(q, q, log_qm.exp_(), value=-1, out=m), alpha=1 - share)
+    _sum(w, sums[2])
