@@ -66,9 +66,9 @@ def products(x: Inputs, kind: str) -> object:
         return logits @ x.weight, logits.T @ x.hidden, teacher
 
 
-def odeval(x: Inputs, kind: str, recompute: bool = False) -> torch.Tensor:
+def odeval(x: Inputs, kind: str, **options: Any) -> torch.Tensor:
     loss = fused_divergence(
-        x.hidden, Head(x.weight), x.teacher_hidden, Head(x.teacher_weight), Kind(kind), recompute=recompute
+        x.hidden, Head(x.weight), x.teacher_hidden, Head(x.teacher_weight), Kind(kind), **options
     ).loss
     return loss.sum()
 
@@ -113,7 +113,7 @@ def liger_loss() -> Any:
 
 
 def liger_compiled(x: Inputs, kind: str) -> torch.Tensor:
-    labels = torch.zeros(len(x.hidden), dtype=torch.long)
+    labels = torch.zeros(len(x.hidden), dtype=torch.long, device=x.hidden.device)
     loss: torch.Tensor = liger_loss()(x.hidden, x.weight, x.teacher_hidden, x.teacher_weight, labels)
     return loss * len(x.hidden)
 

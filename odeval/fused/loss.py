@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 from odeval.divergence import TokenScores
 from odeval.errors import OdevalError
 from odeval.fused.head import Head, outer
+from odeval.fused.kernels import ScoreRows, score_rows_by
 from odeval.fused.kind import Kind
-from odeval.fused.rows import Wanted, score_rows
+from odeval.fused.rows import Wanted
 
 _CHUNK_BYTES = {"cpu": 2**26}  # of one model's logits
 _CHUNK_BYTES_ELSEWHERE = 2**30
@@ -58,6 +59,7 @@ def fused_divergence(
     chunk_tokens: int | None = None,
     recompute: bool = False,
     look: Look | None = None,
+    kernel: str = "auto",
 ) -> Fused:
     """A divergence of two models at each token, and everything else that its logits tell, in one pass.
 
@@ -80,12 +82,14 @@ def fused_divergence(
         recompute: Form no gradient in the forward pass: six products, and no gradients held in between.
         look: Shown each chunk of the forward pass: where its tokens stand in all N, and the logits of student and
             teacher [R, V], divided by the temperature, which are written over afterwards.
+        kernel: What the logits are read by: "torch", "triton", or "auto", which is Triton on a GPU where it is
+            installed and agrees with PyTorch on a small case. It changes no result beyond rounding.
 
     Returns:
         See Fused.
 
     Raises:
-        OdevalError: Shapes that do not fit, or a setting out of its range.
+        OdevalError: Shapes that do not fit, a setting out of its range, or Triton asked for where it does not run.
 
     Source:
         Ours; chunks as in Liger's fused linear losses (arXiv 2410.10989), the gradient of a linear blend with a weight
@@ -105,8 +109,9 @@ def fused_divergence(
         chunk_tokens = max(1, -(-len(student_hidden) // max(1, -(-len(student_hidden) // most))))  # all alike
     if chunk_tokens < 1:
         raise OdevalError(f"chunk_tokens {chunk_tokens}: must be at least 1")
+    score_rows = score_rows_by(kernel, student_hidden, kind, student_head.soft_cap is not None)
     job = _Job(teacher_hidden.detach(), student_head, teacher_head, kind, token_ids, vocab, temperature, top_k,
-               chunk_tokens, recompute or not torch.is_grad_enabled(), look)  # fmt: skip
+               chunk_tokens, recompute or not torch.is_grad_enabled(), look, score_rows)  # fmt: skip
     columns = _Divergence.apply(  # type: ignore[no-untyped-call]
         student_hidden, student_head.weight, student_head.bias, job
     )
@@ -138,6 +143,7 @@ class _Job:
     chunk: int
     recompute: bool
     look: Look | None
+    score_rows: ScoreRows
 
 
 _Gradients = list[torch.Tensor | None]  # of hidden states, weight, bias
@@ -184,7 +190,7 @@ def _run(
                 slope = student.scale / job.temperature
                 factor = slope if isinstance(upstream, float) else upstream[here, None].double() * slope
                 wanted = Wanted(factor, student.bound(job.temperature))
-            scores = score_rows(z_s, z_t, job.kind, here, ids, job.top_k, wanted)
+            scores = job.score_rows(z_s, z_t, job.kind, here, ids, job.top_k, wanted)
             columns = (scores.loss, *scores.scores, scores.teacher_top_mass, scores.student_top_mass)
             found.append(torch.stack(columns).to(wide))
             if upstream is not None:
