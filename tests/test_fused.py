@@ -221,7 +221,7 @@ def test_a_kl_of_1e_9_is_right_to_1e_5_and_none_is_negative(size: int, offset: f
         ):
             assert float(ours[n]) >= 0
             if exact > 1e-9:
-                assert float(ours[n]) == pytest.approx(exact, rel=1e-6)
+                assert float(ours[n]) == pytest.approx(exact, rel=1e-5, abs=0)
 
 
 def test_a_gradient_survives_where_the_divergence_is_at_the_edge_of_float32() -> None:
