@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from hardware import RESULTS
@@ -25,6 +26,7 @@ COMMANDS = {
     "store": "python benchmarks/store.py --rounds 3",
     "scale": "python benchmarks/scale.py",
     "growth": "python benchmarks/growth.py",
+    "executor": "python benchmarks/executor.py",
 }  # peers: an environment with torch==2.13.0, trl==1.16.0, liger-kernel and this checkout
 _CHUNKED = {"forward_kl": 1.8, "reverse_kl": 1.8, "jsd": 2.5, "blend": 3.5}
 
@@ -133,6 +135,15 @@ def others(results: Path) -> Iterator[Claim]:
         own = row["seconds"]
         what = f"seconds: {row['what']}, {row['prompts']:,} prompts"
         yield Claim(what, own["median"], f"{own['median']:.2f} (least {own['min']:.2f})", "analysis")
+    spread_over = newest("executor", results)
+    limit = spread_over["setting"]["limit"]
+    rows = {(row["samples"], row["way"]): row for row in spread_over["rows"]}
+    for samples in sorted({samples for samples, _ in rows}):
+        here, spread_out = (rows[samples, way]["all_sample_seconds"] for way in ("local", "ray, 2 workers"))
+        ratios = sorted(a / b for a, b in zip(here, spread_out, strict=True))
+        what = f"seconds to sample {samples} completions of {limit} prompts here, over those with two Ray workers, on two cores"
+        told = f"{median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+        yield Claim(what, median(ratios), told, "executor")
     store = {row["way"]: row for row in newest("store", results)["rows"]}
     for way, row in store.items():
         what = f"token tables as {way}: bytes a token; seconds to write and to read"
