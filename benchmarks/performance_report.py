@@ -141,7 +141,7 @@ def others(results: Path) -> Iterator[Claim]:
     for samples in sorted({samples for samples, _ in rows}):
         here, spread_out = (rows[samples, way]["all_sample_seconds"] for way in ("local", "ray, 2 workers"))
         ratios = sorted(a / b for a, b in zip(here, spread_out, strict=True))
-        what = f"seconds to sample {samples} completions of {limit} prompts here, over those with two Ray workers, on two cores"
+        what = f"seconds to sample {samples} completions of {limit} prompts here, over those with two Ray workers"
         told = f"{median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
         yield Claim(what, median(ratios), told, "executor")
     store = {row["way"]: row for row in newest("store", results)["rows"]}
